@@ -1,0 +1,209 @@
+// The parts of BasicRing that are not in the hot path: life and death, waiting, and the unlucky cases.
+// ring.hpp includes it.
+#pragma once
+
+#include <ctime>
+
+#include "uring/ring.hpp"
+
+namespace uring {
+
+template <bool Sqpoll>
+BasicRing<Sqpoll>::BasicRing(const RingOptions& options, const Kernel& kernel)
+    : wants_registration_(options.register_ring_fd),
+      kernel_(kernel),
+      memory_(create_ring(options, Sqpoll, kernel)) {
+  words_ = memory_.words;
+  sqes_ = memory_.sqes;
+  cqes_ = memory_.cqes;
+  sq_mask_ = memory_.params.sq_entries - 1;
+  cq_mask_ = memory_.params.cq_entries - 1;
+  // All zero on a new ring; the mock kernel of the tests starts just below 2^32.
+  sq_tail_ = load_own_sq_tail(words_);
+  sq_limit_ = load_sq_head(words_) + sq_entries();
+  cq_head_ = load_own_cq_head(words_);
+  enter_fd_ = memory_.fd.get();
+  // A disabled ring may yet move to another thread, and the registration would not move with it: enable()
+  // does it.
+  if ((memory_.params.flags & IORING_SETUP_R_DISABLED) == 0) register_ring_fd();
+}
+
+template <bool Sqpoll>
+BasicRing<Sqpoll>::~BasicRing() {
+  if (!memory_.fd || !ring_fd_registered()) return;
+  io_uring_rsrc_update update{};
+  update.offset = static_cast<std::uint32_t>(enter_fd_);
+  kernel_.register_(kernel_.self, memory_.fd.get(), IORING_UNREGISTER_RING_FDS, &update, 1);
+}
+
+template <bool Sqpoll>
+int BasicRing<Sqpoll>::enable() noexcept {
+  const int result =
+      kernel_.register_(kernel_.self, memory_.fd.get(), IORING_REGISTER_ENABLE_RINGS, nullptr, 0);
+  if (result < 0) return result;
+  register_ring_fd();
+  return 0;
+}
+
+/// Linux 5.18: the calling thread gets a small table of rings, and io_uring_enter with
+/// IORING_ENTER_REGISTERED_RING takes an index into it instead of a descriptor. A kernel without it, or a
+/// full table (16), costs nothing but the saving.
+template <bool Sqpoll>
+void BasicRing<Sqpoll>::register_ring_fd() noexcept {
+  if (!wants_registration_) return;
+  io_uring_rsrc_update update{};
+  update.offset = ~std::uint32_t{0};  // any free index
+  update.data = static_cast<__u64>(memory_.fd.get());
+  if (kernel_.register_(kernel_.self, memory_.fd.get(), IORING_REGISTER_RING_FDS, &update, 1) != 1) return;
+  enter_fd_ = static_cast<int>(update.offset);
+  enter_flags_ = IORING_ENTER_REGISTERED_RING;
+}
+
+/// The kernel took fewer than it was offered, or none. -EINTR took none: say it again.
+template <bool Sqpoll>
+int BasicRing<Sqpoll>::after_short_submit(int taken) noexcept {
+  while (taken == -EINTR) taken = enter(unsubmitted(), 0, 0, nullptr);
+  return taken < 0 ? taken : count_taken(taken);
+}
+
+template <bool Sqpoll>
+int BasicRing<Sqpoll>::count_taken(int taken) noexcept {
+  counters_.sqes += static_cast<unsigned>(taken);
+  if (unsubmitted() != 0) ++counters_.short_submits;
+  return taken;
+}
+
+/// SQPOLL: from this store on the kernel's thread may take the SQEs. Returns how many are new to it.
+template <bool Sqpoll>
+unsigned BasicRing<Sqpoll>::publish_for_sqpoll() noexcept {
+  const unsigned published = sq_tail_ - load_own_sq_tail(words_);
+  publish_sq_tail(words_, sq_tail_);
+  if (published != 0) ++counters_.batches;
+  counters_.sqes += published;
+  return published;
+}
+
+template <bool Sqpoll>
+int BasicRing<Sqpoll>::publish_and_wake() noexcept {
+  const unsigned published = publish_for_sqpoll();
+  // Nothing is waiting: no reason to wake anyone. (A thread that is awake has often taken the SQEs by now.)
+  if (unsubmitted() != 0 && needs_wakeup(words_)) {
+    // What the call returns is the number it was passed, whatever the thread has taken: it is of no use.
+    int result;
+    do {
+      result = enter(0, 0, IORING_ENTER_SQ_WAKEUP, nullptr);
+    } while (result == -EINTR);
+    if (result < 0) return result;
+  }
+  return static_cast<int>(published);
+}
+
+/// One call that waits for nothing moves the kernel's overflow backlog into the CQ and runs deferred task
+/// work. (Harvesting alone does not refill the CQ, nor does a call that only submits.)
+template <bool Sqpoll>
+int BasicRing<Sqpoll>::fetch_held_back() noexcept {
+  if ((load_sq_flags(words_) & IORING_SQ_CQ_OVERFLOW) != 0) ++counters_.overflows;
+  int result;
+  do {
+    result = enter(0, 0, IORING_ENTER_GETEVENTS, nullptr);
+  } while (result == -EINTR);
+  return std::min(result, 0);
+}
+
+namespace detail {
+
+/// The argument of a timed wait (IORING_ENTER_EXT_ARG, 5.11). The kernel takes a duration, which a signal
+/// would restart from its beginning; so the deadline is kept here, and what is left of it is passed.
+class WaitArgument {
+ public:
+  WaitArgument(std::chrono::nanoseconds timeout, std::chrono::microseconds min_wait) noexcept
+      : timed_(timeout != forever), min_wait_(min_wait > min_wait.zero()) {
+    argument_.min_wait_usec = static_cast<std::uint32_t>(min_wait.count());
+    if (!timed_) return;
+    const auto now = Clock::now();
+    deadline_ = timeout < Clock::time_point::max() - now ? now + timeout : Clock::time_point::max();
+    set(timeout);
+    argument_.ts = reinterpret_cast<std::uint64_t>(&left_);
+  }
+  WaitArgument(const WaitArgument&) = delete;  // argument_ points into this object
+  WaitArgument& operator=(const WaitArgument&) = delete;
+
+  unsigned flags() const noexcept { return timed_ || min_wait_ ? unsigned{IORING_ENTER_EXT_ARG} : 0U; }
+  const abi::getevents_arg* get() const noexcept { return timed_ || min_wait_ ? &argument_ : nullptr; }
+  bool collects() const noexcept { return min_wait_; }
+
+  /// Before waiting again: what is left of the time. False: nothing is.
+  bool renew() noexcept {
+    if (!timed_) return true;
+    const auto left = deadline_ - Clock::now();
+    if (left <= left.zero()) return false;
+    set(left);
+    return true;
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;  // CLOCK_MONOTONIC, as the kernel's
+
+  void set(std::chrono::nanoseconds left) noexcept {
+    const auto seconds = std::chrono::floor<std::chrono::seconds>(left);
+    left_ = {.tv_sec = seconds.count(), .tv_nsec = (left - seconds).count()};
+  }
+
+  bool timed_;
+  bool min_wait_;
+  Clock::time_point deadline_{};
+  __kernel_timespec left_{};
+  abi::getevents_arg argument_{};
+};
+
+}  // namespace detail
+
+template <bool Sqpoll>
+Waited BasicRing<Sqpoll>::submit_and_wait(unsigned want, std::chrono::nanoseconds timeout,
+                                          std::chrono::microseconds min_wait) noexcept {
+  assert(!harvesting_);
+  want = timeout > timeout.zero() ? std::min(want, cq_entries()) : 0;
+  if (min_wait > min_wait.zero() && (features() & abi::feat_min_timeout) == 0) {
+    min_wait = {};
+    want = std::min(want, 1U);  // cannot collect here: do not make the first completion wait for the others
+  }
+  const bool waits =
+      ready() <
+      want;  // if not, nothing needs a deadline: harvesting is up to the caller, so `ready` cannot fall
+  detail::WaitArgument argument(waits ? timeout : forever, waits ? min_wait : min_wait.zero());
+  Waited waited;
+  for (;;) {
+    unsigned flags = IORING_ENTER_GETEVENTS;
+    unsigned offered = 0;
+    if constexpr (Sqpoll) {
+      waited.submitted += publish_for_sqpoll();
+      if (unsubmitted() != 0 && needs_wakeup(words_)) flags |= IORING_ENTER_SQ_WAKEUP;
+    } else {
+      publish_sq_tail(words_, sq_tail_);
+      offered = unsubmitted();
+    }
+    const bool enough = ready() >= want;
+    if (enough && offered == 0 && (flags & IORING_ENTER_SQ_WAKEUP) == 0) break;
+    if ((load_sq_flags(words_) & IORING_SQ_CQ_OVERFLOW) != 0) ++counters_.overflows;
+    const int result = enter(offered, enough ? 0 : want, flags | argument.flags(), argument.get());
+    if (result > 0) waited.submitted += static_cast<unsigned>(count_taken(result));
+    // Neither 0 nor a positive result says that the wait was met: the kernel does not wait after a short
+    // submit, and after a time-out or a signal it returns the number of SQEs, or 0 if any completion is
+    // there. So: look.
+    if (result < 0 && result != -EINTR) {
+      if (result != -ETIME || ready() < want) waited.error = result;
+      break;
+    }
+    if (ready() >= want && unsubmitted() == 0) break;
+    if (argument.collects() && ready() != 0) break;
+    if (result == 0 && offered != 0) break;  // no progress: leave it to the caller
+    if (!argument.renew()) {
+      if (ready() < want) waited.error = -ETIME;
+      break;
+    }
+  }
+  waited.ready = ready();
+  return waited;
+}
+
+}  // namespace uring
