@@ -13,9 +13,10 @@
 // entry. That, and writing each SQE field by field, is all the speed there is to be had on this side of the
 // system call.
 //
-// Who may do what: one thread at a time, the one that created the ring (or enabled it, see enable()). With
-// the default flags the kernel enforces that: -EEXIST. A fork()ed child inherits the mappings and must not
-// touch them.
+// Who may do what: one thread, the one that created the ring (or enabled it, see enable()). With
+// SINGLE_ISSUER the kernel answers others with -EEXIST; but an index of a registered ring means another ring,
+// or none, on another thread, so that case is asserted here. A fork()ed child inherits the mappings and must
+// not touch them.
 //
 // Errors: construction throws SetupError; after that nothing throws. A result is the kernel's own: >= 0, or
 // -errno.
@@ -27,6 +28,7 @@
 #include <algorithm>
 #include <chrono>
 #include <concepts>
+#include <thread>
 #include <type_traits>
 #include <utility>
 
@@ -47,9 +49,8 @@ struct Waited {
 
 /// What happened on a ring since it was created.
 struct Counters {
-  std::uint64_t batches =
-      0;  // io_uring_enter calls that offered SQEs (SQPOLL: publications, with or without a call)
-  std::uint64_t bare_enters = 0;    // io_uring_enter calls that offered none: to wait, to fetch, to wake
+  std::uint64_t enters = 0;         // io_uring_enter calls
+  std::uint64_t batches = 0;        // of these, calls that offered SQEs (SQPOLL: publications of new SQEs)
   std::uint64_t sqes = 0;           // SQEs that the kernel took
   std::uint64_t cqes = 0;           // completions handed to handlers
   std::uint64_t short_submits = 0;  // the kernel took fewer SQEs than it was offered; the rest went later
@@ -202,7 +203,11 @@ class BasicRing {
   std::uint32_t features() const noexcept { return memory_.params.features; }
   bool ring_fd_registered() const noexcept { return (enter_flags_ & IORING_ENTER_REGISTERED_RING) != 0; }
   const Kernel& kernel() const noexcept { return kernel_; }
-  const Counters& counters() const noexcept { return counters_; }
+  Counters counters() const noexcept {
+    Counters total = counters_;
+    if constexpr (!Sqpoll) total.enters += total.batches;
+    return total;
+  }
 
   RingSnapshot snapshot() const noexcept {
     return {.sq_head = load_sq_head(words_),
@@ -240,7 +245,8 @@ class BasicRing {
 
   int enter(unsigned to_submit, unsigned min_complete, unsigned flags,
             const abi::getevents_arg* argument) noexcept {
-    ++(to_submit != 0 ? counters_.batches : counters_.bare_enters);
+    assert(!ring_fd_registered() || registered_by_ == std::this_thread::get_id());
+    ++(to_submit != 0 ? counters_.batches : counters_.enters);  // counters() adds the two
     return kernel_.enter(kernel_.self, enter_fd_, to_submit, min_complete, flags | enter_flags_, argument);
   }
 
@@ -276,6 +282,7 @@ class BasicRing {
   bool batch_open_ = false;
   bool harvesting_ = false;
   bool wants_registration_;
+  std::thread::id registered_by_{};
   SharedWords words_;
   Kernel kernel_;
   Counters counters_;

@@ -57,6 +57,7 @@ void BasicRing<Sqpoll>::register_ring_fd() noexcept {
   if (kernel_.register_(kernel_.self, memory_.fd.get(), IORING_REGISTER_RING_FDS, &update, 1) != 1) return;
   enter_fd_ = static_cast<int>(update.offset);
   enter_flags_ = IORING_ENTER_REGISTERED_RING;
+  registered_by_ = std::this_thread::get_id();
 }
 
 /// The kernel took fewer than it was offered, or none. -EINTR took none: say it again.

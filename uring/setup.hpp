@@ -247,34 +247,41 @@ inline Mapping map(const Kernel& kernel, int fd, std::size_t bytes, std::uint64_
   return Mapping(address, bytes);
 }
 
-/// Turns the kernel's offsets into addresses.
-inline void locate(RingMemory& memory) {
-  const io_sqring_offsets& sq = memory.params.sq_off;
-  const io_cqring_offsets& cq = memory.params.cq_off;
-  const auto word = [&memory](std::uint32_t offset) {
-    assert(offset + sizeof(std::uint32_t) <= memory.rings.size() && offset % alignof(std::uint32_t) == 0);
-    return reinterpret_cast<std::uint32_t*>(memory.rings.data() + offset);
+/// Turns the kernel's offsets into addresses: where in the mapping at `rings` each shared word lies.
+inline SharedWords locate_words(std::byte* rings, const io_uring_params& params) {
+  const auto word = [rings](std::uint32_t offset) {
+    assert(offset % alignof(std::uint32_t) == 0);
+    return reinterpret_cast<std::uint32_t*>(rings + offset);
   };
-  memory.words = {.sq_head = word(sq.head),
-                  .sq_tail = word(sq.tail),
-                  .sq_flags = word(sq.flags),
-                  .sq_dropped = word(sq.dropped),
-                  .cq_head = word(cq.head),
-                  .cq_tail = word(cq.tail),
-                  .cq_overflow = word(cq.overflow)};
-  memory.cqes = reinterpret_cast<io_uring_cqe*>(memory.rings.data() + cq.cqes);
+  return {.sq_head = word(params.sq_off.head),
+          .sq_tail = word(params.sq_off.tail),
+          .sq_flags = word(params.sq_off.flags),
+          .sq_dropped = word(params.sq_off.dropped),
+          .cq_head = word(params.cq_off.head),
+          .cq_tail = word(params.cq_off.tail),
+          .cq_overflow = word(params.cq_off.overflow)};
+}
+
+/// Sizes are powers of two, so that `index & (size - 1)` is the slot. The kernel says the mask too; the two
+/// must agree.
+inline void check_mask(std::byte* rings, std::uint32_t mask_offset, std::uint32_t entries) {
+  const auto mask = *reinterpret_cast<const std::uint32_t*>(rings + mask_offset);
+  if (std::has_single_bit(entries) && mask == entries - 1) return;
+  throw SetupError(EPROTO, "use this kernel's io_uring", "its ring sizes and masks contradict each other.");
+}
+
+inline void locate(RingMemory& memory) {
+  std::byte* const rings = memory.rings.data();
+  const io_uring_params& params = memory.params;
+  check_mask(rings, params.sq_off.ring_mask, params.sq_entries);
+  check_mask(rings, params.cq_off.ring_mask, params.cq_entries);
+  memory.words = locate_words(rings, params);
+  memory.cqes = reinterpret_cast<io_uring_cqe*>(rings + params.cq_off.cqes);
   memory.sqes = reinterpret_cast<io_uring_sqe*>(memory.sqe_array.data());
-  // Sizes are powers of two, so `index & mask` is the slot; the kernel says the same thing twice, and we
-  // believe neither alone.
-  assert(std::has_single_bit(memory.params.sq_entries) &&
-         *word(sq.ring_mask) == memory.params.sq_entries - 1);
-  assert(std::has_single_bit(memory.params.cq_entries) &&
-         *word(cq.ring_mask) == memory.params.cq_entries - 1);
-  // With NO_SQARRAY the kernel reports offset 0 here, where SQ head lives: filling the array anyway would
-  // destroy all four indices.
-  if ((memory.params.flags & abi::setup_no_sqarray) == 0) {
-    assert(sq.array + memory.params.sq_entries * sizeof(std::uint32_t) <= memory.rings.size());
-    fill_identity_array(word(sq.array), memory.params.sq_entries);
+  // With NO_SQARRAY the kernel reports offset 0, where SQ head lives: whoever fills "the array" anyway
+  // destroys all four indices.
+  if ((params.flags & abi::setup_no_sqarray) == 0) {
+    fill_identity_array(reinterpret_cast<std::uint32_t*>(rings + params.sq_off.array), params.sq_entries);
   }
 }
 
