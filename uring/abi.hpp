@@ -24,6 +24,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 #ifndef IORING_SETUP_DEFER_TASKRUN
 #error "<linux/io_uring.h> is older than Linux 6.1: install newer kernel headers (package linux-libc-dev)."
@@ -257,5 +258,14 @@ static_assert(offsetof(io_cqring_offsets, head) == 0 && offsetof(io_cqring_offse
 static_assert(offsetof(io_cqring_offsets, ring_mask) == 8 && offsetof(io_cqring_offsets, ring_entries) == 12);
 static_assert(offsetof(io_cqring_offsets, overflow) == 16 && offsetof(io_cqring_offsets, cqes) == 20);
 static_assert(offsetof(io_cqring_offsets, flags) == 24);
+
+/// IORING_SETUP_NO_MMAP (6.5): where the application's own memory for the rings (in cq_off) and for the SQEs (in
+/// sq_off) begins. A u64 in the former padding at the end of both structures: byte 32.
+template <class Offsets>
+inline void set_user_addr(Offsets& offsets, const void* address) noexcept {
+  static_assert(sizeof(Offsets) == 40);
+  const auto value = reinterpret_cast<std::uintptr_t>(address);
+  std::memcpy(reinterpret_cast<char*>(&offsets) + 32, &value, sizeof value);
+}
 
 }  // namespace uring::abi
