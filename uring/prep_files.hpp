@@ -8,7 +8,8 @@
 //   - nothing is checked here: a bad descriptor is a CQE with -EBADF, an SQE that the kernel cannot parse is a CQE with
 //     -EINVAL. ENOENT can come from an open or a statx, never from a read: a read has a descriptor, not a name.
 //   - short reads and writes are as normal as with read(2): res < len, and the rest is a new operation.
-//   - what the page cache has is read or written inside io_uring_enter, before it returns; only a miss is asynchronous.
+//   - a read of what the page cache has happens inside io_uring_enter, before it returns; a miss is asynchronous. Not
+//     every file system takes part: on 6.18, buffered writes to ext4, and all that concerns tmpfs, go to a worker thread.
 //
 // Limits: no RWF_* flags, except by hand: abi::sqe_op_flags(sqe) of the four vectored and plain reads and writes.
 #pragma once
@@ -114,8 +115,10 @@ inline void splice(io_uring_sqe& sqe, int fd_in, std::uint64_t offset_in, int fd
 // ---- Opening, asking, closing ---------------------------------------------------------------------------------------
 
 /// openat(2) relative to `directory` (or AT_FDCWD). Needs Linux 5.6. Parameter: `path`.
-/// CQE: res = the new descriptor; -ENOENT, -EACCES, -EMFILE, -ELOOP. Files that are to be served: with O_NONBLOCK, or
-/// the open of a FIFO parks a worker thread until somebody writes. O_LARGEFILE is added where the C library would not.
+/// CQE: res = the new descriptor; -ENOENT, -EACCES, -EMFILE, -ELOOP.
+/// Give O_NONBLOCK for files that are not your own. It is how the kernel tries the open inside io_uring_enter anyway,
+/// where a FIFO opens at once for reading, and for writing only if somebody reads (-ENXIO); but when the path is not
+/// cached a worker thread repeats it as you said it, and without O_NONBLOCK waits there for the other end of the FIFO.
 inline void openat(io_uring_sqe& sqe, int directory, const char* path, int flags, mode_t mode,
                    Token token) noexcept {
   fill(sqe, IORING_OP_OPENAT, directory, address(path), mode, 0, token);
@@ -175,7 +178,7 @@ inline void close_direct(io_uring_sqe& sqe, DirectSlot slot, Token token) noexce
 /// indices into `descriptors`. Needs Linux 5.6. The table keeps its own reference: closing the descriptor is fine.
 /// Data: `descriptors`, until the CQE. (The exception among the inputs: it is read when the operation *runs*.)
 /// CQE: res = how many slots were done, fewer if one failed; the error if it was the first. -ENXIO without a table,
-/// -EBADF, -EINVAL (behind the end).
+/// -EBADF, -EINVAL (behind the end). The slot that failed is empty now, whatever was in it.
 inline void files_update(io_uring_sqe& sqe, int* descriptors, std::uint32_t count, DirectSlot first,
                          Token token) noexcept {
   const std::uint64_t offset = first.index == any_slot.index ? IORING_FILE_INDEX_ALLOC : first.index;
