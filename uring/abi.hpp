@@ -157,8 +157,8 @@ static_assert(offsetof(io_uring_buf, bid) == 12 && offsetof(io_uring_buf, resv) 
 inline constexpr std::size_t buf_ring_tail_offset = 14;
 static_assert(offsetof(io_uring_buf_ring, tail) == buf_ring_tail_offset);
 
-/// The C++ trap. The ring *is* an array of io_uring_buf that starts at byte 0. The 6.1 header declares it in a union as
-/// a flexible array behind an empty struct; an empty struct has no size in C and one byte in C++, so that in C++
+/// The C++ trap. The ring *is* an array of io_uring_buf that starts at byte 0. The 6.1 header declares it in a union
+/// as a flexible array behind an empty struct; an empty struct has no size in C and one byte in C++, so that in C++
 /// io_uring_buf_ring::bufs begins at byte 8, and a program that fills bufs[0] writes 8 bytes beside what the kernel
 /// reads. Newer headers have offset 0. So: never use `bufs`; treat the memory as io_uring_buf[entries] and the tail as
 /// the u16 at byte 14.

@@ -4,13 +4,13 @@
 //
 //      sqe ── link ──► link_timeout       a deadline for one operation
 //      timeout                            a timer of its own; multishot: a clock tick
-//      async_cancel ──► its target        two CQEs: the cancellation's, and the target's own (-ECANCELED), in any order
-//      msg_ring ──► another ring          a CQE over there, without a system call of theirs
+//      async_cancel ──► its target        two CQEs: the cancellation's, and the target's own (-ECANCELED), in any
+//      order msg_ring ──► another ring          a CQE over there, without a system call of theirs
 //
-// Invariant: cancelling never replaces the target's CQE. Whatever was submitted completes by a CQE of its own, once (or,
-// for multishots, a last time), so memory and descriptors are released there and nowhere else.
+// Invariant: cancelling never replaces the target's CQE. Whatever was submitted completes by a CQE of its own, once
+// (or, for multishots, a last time), so memory and descriptors are released there and nowhere else.
 //
-// Limits: updates of polls and timeouts (IORING_POLL_UPDATE_*, IORING_TIMEOUT_UPDATE) are not here: cancel, and arm anew.
+// Limits: no updates of polls and timeouts (IORING_POLL_UPDATE_*, IORING_TIMEOUT_UPDATE): cancel, and arm anew.
 #pragma once
 
 #include <linux/time_types.h>
@@ -64,8 +64,8 @@ inline void timeout(io_uring_sqe& sqe, const __kernel_timespec* time, std::uint3
   sqe.timeout_flags = flags;
 }
 
-/// A clock tick: a CQE with -ETIME and F_MORE every `interval`, `repeats` times (0: for ever), the last without F_MORE.
-/// Needs Linux 6.4. Parameter: `interval`. `flags` as timeout, without _ABS (-EINVAL).
+/// A clock tick: a CQE with -ETIME and F_MORE every `interval`, `repeats` times (0: for ever), the last without
+/// F_MORE. Needs Linux 6.4. Parameter: `interval`. `flags` as timeout, without _ABS (-EINVAL).
 inline void timeout_multishot(io_uring_sqe& sqe, const __kernel_timespec* interval, std::uint32_t repeats,
                               std::uint32_t flags, Token token) noexcept {
   timeout(sqe, interval, repeats, flags | abi::timeout_multishot, token);
@@ -79,8 +79,10 @@ inline void timeout_remove(io_uring_sqe& sqe, Token target, Token token) noexcep
 
 /// A deadline for the operation prepared directly before it, which must have been given to `link` (or hardlink); the
 /// timer starts when that operation starts. Needs Linux 5.5. Parameter: `time`. `flags` as timeout.
-/// Always two CQEs. In time: the operation's result, and -ECANCELED here. Too late: -ECANCELED there, and -ETIME here
-/// (or -EALREADY: it could not be stopped any more). Without a link before it: -EINVAL.
+/// Always two CQEs. In time: the operation's result, and -ECANCELED here. Too late: -ECANCELED there, and -ETIME here.
+/// Without a link before it: -EINVAL.
+/// For operations that wait by poll (sockets, pipes). What blocks on a worker thread (splice, the open of a FIFO) is
+/// not stopped: on 6.18 its timer starts when it returns. A timeout of its own and async_cancel can do it.
 inline void link_timeout(io_uring_sqe& sqe, const __kernel_timespec* time, std::uint32_t flags,
                          Token token) noexcept {
   fill(sqe, IORING_OP_LINK_TIMEOUT, -1, address(time), 1, 0, token);
@@ -90,9 +92,10 @@ inline void link_timeout(io_uring_sqe& sqe, const __kernel_timespec* time, std::
 // ---- Giving up ------------------------------------------------------------------------------------------------------
 
 /// Cancels one operation that was submitted with `target`, of whatever kind. Needs Linux 5.5.
-/// CQE: res = 0: found, and it completes with -ECANCELED (a send that had begun: with the bytes sent); -ENOENT: nothing
-/// of that name is waiting, so its CQE is there or on its way; -EALREADY: a worker thread runs it and has been
-/// interrupted, wait for its CQE.
+/// CQE: res = 0: found, and it completes with -ECANCELED (a send that had begun: with the bytes sent). -ENOENT:
+/// nothing of that name is waiting, so its CQE is there or on its way. -EALREADY: a worker thread runs it and is
+/// interrupted; its CQE comes when it stops (-EINTR; 6.18 even shows a -512 of the kernel's own, ERESTARTSYS, for
+/// splice and open).
 inline void async_cancel(io_uring_sqe& sqe, Token target, Token token) noexcept {
   fill(sqe, IORING_OP_ASYNC_CANCEL, -1, target.bits, 0, 0, token);
 }
@@ -104,15 +107,15 @@ inline void async_cancel_all(io_uring_sqe& sqe, Token target, Token token) noexc
 }
 
 /// Cancels one operation on descriptor `fd`. Needs Linux 5.19. CQE: as async_cancel; -EBADF.
-/// The descriptor's number is looked up *now*. Before close(2) that is the file you mean; after it, it is nothing or, if
-/// the number was given out again, somebody else's connection. Where in doubt, cancel by token.
+/// The descriptor's number is looked up *now*. Before close(2) that is the file you mean; after it, it is nothing or,
+/// if the number was given out again, somebody else's connection. Where in doubt, cancel by token.
 inline void async_cancel_fd(io_uring_sqe& sqe, int fd, Token token) noexcept {
   fill(sqe, IORING_OP_ASYNC_CANCEL, fd, 0, 0, 0, token);
   sqe.cancel_flags = IORING_ASYNC_CANCEL_FD;
 }
 
-/// Cancels all operations on descriptor `fd`: what comes before a close. Needs Linux 5.19. CQE: res = how many, 0 is none;
-/// -EBADF. See async_cancel_fd.
+/// Cancels all operations on descriptor `fd`: what comes before a close. Needs Linux 5.19. See async_cancel_fd.
+/// CQE: res = how many, 0 is none; -EBADF.
 inline void async_cancel_all_fd(io_uring_sqe& sqe, int fd, Token token) noexcept {
   async_cancel_fd(sqe, fd, token);
   sqe.cancel_flags = IORING_ASYNC_CANCEL_FD | IORING_ASYNC_CANCEL_ALL;
@@ -127,8 +130,8 @@ inline void async_cancel_any(io_uring_sqe& sqe, Token token) noexcept {
 
 // ---- Another ring ---------------------------------------------------------------------------------------------------
 
-/// Posts a CQE on the ring whose descriptor is `ring_fd` (a real one, not a registered index): its res will be `result`,
-/// its user_data `message`. Wakes whoever waits there. Needs Linux 5.18.
+/// Posts a CQE on the ring whose descriptor is `ring_fd` (a real one, not a registered index): its res will be
+/// `result`, its user_data `message`. Wakes whoever waits there. Needs Linux 5.18.
 /// CQE here: res = 0; -EBADFD: not a ring, or still disabled; -EOVERFLOW. A full queue over there loses nothing.
 /// Often with skip_success: who sends a message seldom wants a receipt.
 inline void msg_ring(io_uring_sqe& sqe, int ring_fd, std::int32_t result, Token message,

@@ -5,11 +5,11 @@
 // What holds for all of them:
 //   - `token` comes back as cqe->user_data; it is always the last argument.
 //   - cqe->res is what the system call of the same name returns, or -errno. errno itself is never touched.
-//   - nothing is checked here: a bad descriptor is a CQE with -EBADF, an SQE that the kernel cannot parse is a CQE with
+//   - nothing is checked here: a bad descriptor is a CQE with -EBADF, an SQE that the kernel cannot parse one with
 //     -EINVAL. ENOENT can come from an open or a statx, never from a read: a read has a descriptor, not a name.
 //   - short reads and writes are as normal as with read(2): res < len, and the rest is a new operation.
 //   - a read of what the page cache has happens inside io_uring_enter, before it returns; a miss is asynchronous. Not
-//     every file system takes part: on 6.18, buffered writes to ext4, and all that concerns tmpfs, go to a worker thread.
+//     every file system takes part: on 6.18, buffered writes to ext4 go to a worker thread, and on tmpfs reads too.
 //
 // Limits: no RWF_* flags, except by hand: abi::sqe_op_flags(sqe) of the four vectored and plain reads and writes.
 #pragma once
@@ -57,15 +57,15 @@ inline void write(io_uring_sqe& sqe, int fd, const void* buffer, std::uint32_t l
   fill(sqe, IORING_OP_WRITE, fd, address(buffer), length, offset, token);
 }
 
-/// preadv(2) into `count` pieces. Needs Linux 5.1. Parameter: the array `pieces`; data: what it points to, until the CQE.
-/// CQE: as read; res counts the bytes of all pieces together.
+/// preadv(2) into `count` pieces. Needs Linux 5.1. Parameter: the array `pieces`; data: what it points to, until the
+/// CQE. CQE: as read; res counts the bytes of all pieces together.
 inline void readv(io_uring_sqe& sqe, int fd, const iovec* pieces, std::uint32_t count, std::uint64_t offset,
                   Token token) noexcept {
   fill(sqe, IORING_OP_READV, fd, address(pieces), count, offset, token);
 }
 
-/// pwritev(2) of `count` pieces. Needs Linux 5.1. Parameter: the array `pieces`; data: what it points to, until the CQE.
-/// CQE: as write.
+/// pwritev(2) of `count` pieces. Needs Linux 5.1. Parameter: the array `pieces`; data: what it points to, until the
+/// CQE. CQE: as write.
 inline void writev(io_uring_sqe& sqe, int fd, const iovec* pieces, std::uint32_t count, std::uint64_t offset,
                    Token token) noexcept {
   fill(sqe, IORING_OP_WRITEV, fd, address(pieces), count, offset, token);
@@ -93,17 +93,18 @@ inline void write_fixed(io_uring_sqe& sqe, int fd, const void* buffer, std::uint
 
 /// fsync(2), or fdatasync(2) with IORING_FSYNC_DATASYNC in `flags`. Needs Linux 5.1. CQE: res = 0; -EBADF, -EINVAL (a
 /// socket), -EIO, -ENOSPC.
-/// Covers what has *completed* before it starts. Writes in flight are overtaken: link the last of them to the fsync.
+/// Covers what has *completed* before it starts. It may overtake writes in flight: link them to it.
 inline void fsync(io_uring_sqe& sqe, int fd, std::uint32_t flags, Token token) noexcept {
   fill(sqe, IORING_OP_FSYNC, fd, 0, 0, 0, token);
   sqe.fsync_flags = flags;
 }
 
 /// splice(2): moves up to `length` bytes between two descriptors without passing them through user space. One of them
-/// must be a pipe (else -EINVAL), and a pipe's offset must be current_position, as a socket's. Needs Linux 5.7.
+/// must be a pipe (else -EINVAL). The offset of a pipe must be current_position (else -ESPIPE), and so must a socket's
+/// (-EINVAL). Needs Linux 5.7.
 /// `flags`: SPLICE_F_*; with SPLICE_F_FD_IN_FIXED, fd_in is a direct descriptor. (fixed_file speaks of fd_out.)
-/// CQE: res = bytes, 0 at the end of input. Runs on a worker thread, always. A short splice breaks a link, so socket to
-/// pipe to socket needs hardlink.
+/// CQE: res = bytes, 0 at the end of input. Runs on a worker thread, always. A short splice breaks a link, so socket
+/// to pipe to socket needs hardlink.
 inline void splice(io_uring_sqe& sqe, int fd_in, std::uint64_t offset_in, int fd_out,
                    std::uint64_t offset_out, std::uint32_t length, std::uint32_t flags,
                    Token token) noexcept {
@@ -125,10 +126,10 @@ inline void openat(io_uring_sqe& sqe, int directory, const char* path, int flags
   sqe.open_flags = static_cast<std::uint32_t>(flags);
 }
 
-/// openat into a direct descriptor (5.15): no number is taken from the process's table; the file is reached by slot and
-/// fixed_file. `flags` without O_CLOEXEC (-EINVAL: there is nothing to survive an exec). A slot in use is replaced.
-/// CQE: res = 0 for a slot of your choice, its index for any_slot; -ENXIO without a file table, -EINVAL or -ENFILE
-/// when the slot does not exist or none is free.
+/// openat into a direct descriptor (5.15): no number is taken from the process's table; the file is reached by slot
+/// and fixed_file. `flags` without O_CLOEXEC (-EINVAL: there is nothing to survive an exec). A slot in use is
+/// replaced. CQE: res = 0 for a slot of your choice, its index for any_slot; -ENXIO without a file table, -EINVAL or
+/// -ENFILE when the slot does not exist or none is free.
 inline void openat_direct(io_uring_sqe& sqe, int directory, const char* path, int flags, mode_t mode,
                           DirectSlot slot, Token token) noexcept {
   openat(sqe, directory, path, flags, mode, token);
@@ -152,7 +153,7 @@ inline void openat2_direct(io_uring_sqe& sqe, int directory, const char* path, c
 
 /// statx(2) of `path` relative to `directory`, or with AT_EMPTY_PATH and "" of `directory` itself. Needs Linux 5.6.
 /// Parameter: `path`; data: `result`, until the CQE. `mask`: STATX_*. CQE: res = 0; -ENOENT, -EACCES, -ENOTDIR.
-/// Runs on a worker thread, always: where fstat(2) of an open file does, it is cheaper.
+/// Runs on a worker thread, always. (fstat(2) of a file that is open already needs none.)
 inline void statx(io_uring_sqe& sqe, int directory, const char* path, int flags, std::uint32_t mask,
                   struct ::statx* result, Token token) noexcept {
   fill(sqe, IORING_OP_STATX, directory, address(path), mask, address(result), token);

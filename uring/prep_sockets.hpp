@@ -9,13 +9,12 @@
 // What holds for all of them:
 //   - whether the socket is blocking or not makes no difference (6.18): an operation waits until it can go on. -EAGAIN
 //     comes from MSG_DONTWAIT or abi::accept_dontwait only.
-//   - an operation that has waited was armed with poll, not with a thread: a hundred thousand idle receives cost memory,
-//     not threads.
+//   - an operation that waits is armed with poll, not with a thread: idle receives cost memory, not threads.
 //   - a multishot has ended when a CQE lacks IORING_CQE_F_MORE, whatever its res is. A full completion queue, for one,
 //     ends it with an ordinary result. Then, and only then, arm it again.
-//   - the flags of io_uring itself (multishot, ...) lie in sqe->ioprio. In sqe->flags the multishot bit of accept would
-//     read IOSQE_FIXED_FILE, in accept_flags it is -EINVAL.
-//   - a reset by the peer is reported once: one of the operations in flight sees -ECONNRESET, the others 0 (or -EPIPE).
+//   - the flags of io_uring itself (multishot, ...) lie in sqe->ioprio. In sqe->flags the multishot bit of accept
+//     would read IOSQE_FIXED_FILE, in accept_flags it is -EINVAL.
+//   - a reset by the peer is reported once: one of the receives in flight sees -ECONNRESET, the others 0.
 //
 // Limits: no bundles (6.10) and no zero-copy receive.
 #pragma once
@@ -32,8 +31,8 @@ namespace uring::prep {
 
 // ---- Connections ----------------------------------------------------------------------------------------------------
 
-/// accept4(2). Needs Linux 5.5. `flags`: SOCK_CLOEXEC, SOCK_NONBLOCK. Results: `peer` and `peer_length` (in and out; both
-/// may be null), until the CQE.
+/// accept4(2). Needs Linux 5.5. `flags`: SOCK_CLOEXEC, SOCK_NONBLOCK. Results: `peer` and `peer_length` (in and out;
+/// both may be null), until the CQE.
 /// CQE: res = the new descriptor; -EMFILE, -ENFILE, -EINVAL (not listening, or shutdown of the listener), -ENOTSOCK.
 /// The limit RLIMIT_NOFILE is read when the SQE is consumed, not when the client comes.
 inline void accept(io_uring_sqe& sqe, int fd, sockaddr* peer, socklen_t* peer_length, int flags,
@@ -89,8 +88,8 @@ inline void shutdown(io_uring_sqe& sqe, int fd, int how, Token token) noexcept {
 // ---- Receiving ------------------------------------------------------------------------------------------------------
 
 /// recv(2). Needs Linux 5.6. `flags`: MSG_*. Data: `buffer`, until the CQE.
-/// CQE: res = bytes; 0 = the peer has finished (or `length` was 0); -ECONNRESET, -ENOTCONN, -ENOTSOCK. Fewer bytes than
-/// `length` are normal and no failure of a link; with MSG_WAITALL it waits for all of them, and fewer are one.
+/// CQE: res = bytes; 0 = the peer has finished (or `length` was 0); -ECONNRESET, -ENOTCONN, -ENOTSOCK. Fewer bytes
+/// than `length` are normal and no failure of a link; with MSG_WAITALL it waits for all of them, and fewer are one.
 /// In cqe->flags, IORING_CQE_F_SOCK_NONEMPTY (5.19) says that more was there already.
 inline void recv(io_uring_sqe& sqe, int fd, void* buffer, std::uint32_t length, int flags,
                  Token token) noexcept {
@@ -117,8 +116,9 @@ inline void recv_multishot(io_uring_sqe& sqe, int fd, BufferGroup group, Token t
   sqe.ioprio = IORING_RECV_MULTISHOT;
 }
 
-/// recv_multishot that ends by itself once it has received `total` bytes (not 0): the brake for a peer that sends faster
-/// than we pass on. Needs Linux 6.17; -EINVAL before. CQE: the one that reaches `total` has res > 0 and no F_MORE.
+/// recv_multishot that ends by itself once it has received `total` bytes (not 0) or a little more: the brake for a
+/// peer that sends faster than we pass on. Needs Linux 6.17; -EINVAL before. CQE: the first that reaches or passes
+/// `total` has res > 0 and no F_MORE. Its receive is not cut to fit, so the excess may be one buffer less a byte.
 inline void recv_multishot_capped(io_uring_sqe& sqe, int fd, BufferGroup group, std::uint32_t total,
                                   Token token) noexcept {
   recv_multishot(sqe, fd, group, token);
@@ -133,13 +133,13 @@ inline void recvmsg(io_uring_sqe& sqe, int fd, msghdr* message, int flags, Token
   sqe.msg_flags = static_cast<std::uint32_t>(flags);
 }
 
-/// recvmsg again and again into buffers of `group`: what a UDP server wants, with the sender of each datagram. Needs Linux
-/// 6.0. Parameter: `message`, of which msg_namelen and msg_controllen count: the room for them in each buffer.
+/// recvmsg again and again into buffers of `group`: what a UDP server wants, with the sender of each datagram. Needs
+/// Linux 6.0. Parameter: `message`, of which msg_namelen and msg_controllen count: the room for them in each buffer.
 ///
 ///      buffer:   io_uring_recvmsg_out | msg_namelen bytes | msg_controllen bytes | payload ...
 ///
-/// CQE: res = bytes of all four parts; flags and end as recv_multishot, but here -EFAULT: the buffers are too small for
-/// the first three. (RECVMSG with the multishot bit or-ed to the *opcode* is a plain RECVMSG: 10 | 2 is 10.)
+/// CQE: res = bytes of all four parts; flags and end as recv_multishot, but here -EFAULT: the buffers are too small
+/// for the first three. (RECVMSG with the multishot bit or-ed to the *opcode* is a plain RECVMSG: 10 | 2 is 10.)
 inline void recvmsg_multishot(io_uring_sqe& sqe, int fd, const msghdr* message, BufferGroup group, int flags,
                               Token token) noexcept {
   fill(sqe, IORING_OP_RECVMSG, fd, address(message), 1, 0, token);
@@ -152,8 +152,9 @@ inline void recvmsg_multishot(io_uring_sqe& sqe, int fd, const msghdr* message, 
 
 /// send(2), always with MSG_NOSIGNAL: a peer that is gone is -EPIPE and no signal. Needs Linux 5.6. Data: `buffer`,
 /// unchanged until the CQE.
-/// CQE: res = bytes, fewer than `length` when the socket buffer fills up, even on a blocking socket; with MSG_WAITALL all
-/// or an error. -EPIPE, -ECONNRESET, -ENOTCONN. One send in flight per socket: two of them mix their bytes.
+/// CQE: res = bytes, fewer than `length` when the socket buffer fills up, even on a blocking socket. With MSG_WAITALL
+/// it goes on until all is sent, and fewer means that it was cancelled or failed on the way. -EPIPE, -ECONNRESET,
+/// -ENOTCONN. One send in flight per socket: two of them mix their bytes.
 inline void send(io_uring_sqe& sqe, int fd, const void* buffer, std::uint32_t length, int flags,
                  Token token) noexcept {
   fill(sqe, IORING_OP_SEND, fd, address(buffer), length, 0, token);
@@ -171,11 +172,11 @@ inline void sendmsg(io_uring_sqe& sqe, int fd, const msghdr* message, int flags,
 
 /// send without copying the bytes: the network card reads `buffer` itself. Needs Linux 6.0. `zc_flags`: 0 or
 /// abi::send_zc_report_usage (6.2).
-/// Two CQEs with the same user_data: first res = bytes, with F_MORE; then one with IORING_CQE_F_NOTIF, when nobody reads
-/// the buffer any more. Data: `buffer`, unchanged until the *notification*; what is changed earlier goes out changed.
-/// Failures notify as well, and one that was cancelled by a link before it even does so after a CQE without F_MORE: keep
-/// the token valid. Not behind a link that can fail, never with drain, and skip_success is -EINVAL.
-/// -EOPNOTSUPP on Unix-domain sockets, -ENOMEM over RLIMIT_MEMLOCK. Over loopback it always copies: no gain to be seen.
+/// Two CQEs with the same user_data: first res = bytes, with F_MORE; then one with IORING_CQE_F_NOTIF, when nobody
+/// reads the buffer any more. Data: `buffer`, unchanged until the *notification*; what is changed earlier goes out
+/// changed. Failures notify as well, and one that was cancelled by a link before it even does so after a CQE without
+/// F_MORE: keep the token valid. Not behind a link that can fail, never with drain, and skip_success is -EINVAL.
+/// -EOPNOTSUPP on Unix-domain sockets, -ENOMEM over RLIMIT_MEMLOCK. Over loopback it always copies.
 inline void send_zc(io_uring_sqe& sqe, int fd, const void* buffer, std::uint32_t length, int flags,
                     std::uint16_t zc_flags, Token token) noexcept {
   fill(sqe, IORING_OP_SEND_ZC, fd, address(buffer), length, 0, token);
