@@ -114,9 +114,8 @@ inline std::string explain_setup(int error, const HostFacts& host) {
       return "the whole system has no file descriptor left (sysctl fs.file-max).";
     case EINVAL:
       return "the kernel refuses these sizes or flags even after every optional flag was dropped. Entries "
-             "must be 1 to "
-             "32768 (more only with IORING_SETUP_CLAMP), the CQ at least as large as the SQ and at most "
-             "65536.";
+             "must be 1 to 32768 (more only with IORING_SETUP_CLAMP), the CQ at least as large as the SQ and "
+             "at most 65536; and a kernel older than 5.6 refuses any (this project needs 5.11).";
     case EFAULT:
       return "the kernel could not read or write the parameters: a bug in the caller.";
     default:

@@ -5,7 +5,7 @@
 //   store-release ──────────────►  SQ tail  ────────────►  load-acquire, then read the SQEs
 //   load-acquire  ◄──────────────  SQ head  ◄────────────  store-release, after copying the SQEs
 //   load-acquire  ◄──────────────  CQ tail  ◄────────────  store-release, after writing the CQEs
-//   store-release ──────────────►  CQ head  ────────────►  load-acquire, then reuse the slots
+//   store-release ──────────────►  CQ head  ────────────►  load, and only then reuse the slots
 //
 // Two rings, each with one producer and one consumer. The producer owns the tail, the consumer the head; each
 // side reads the other's index to learn how far it may go. Nobody ever writes a word that belongs to the
@@ -40,8 +40,8 @@ namespace uring {
 /// The orders, one entry per place. The functions below, the mutants, and the Relacy models all read this
 /// table.
 struct Orders {
-  /// SQ tail, stored by us; the kernel's io_get_sqring loads it with acquire. Publishes the 64 bytes of each
-  /// SQE. Relaxed would let the kernel read a slot before its SQE is in it.
+  /// SQ tail, stored by us; the kernel's io_sqring_entries loads it with acquire. Publishes the 64 bytes of
+  /// each SQE. Relaxed would let the kernel read a slot before its SQE is in it.
   std::memory_order sq_tail_store = std::memory_order_release;
 
   /// SQ head, loaded by us; io_commit_sqring stores it with release when it has copied the SQEs. Relaxed
@@ -54,7 +54,8 @@ struct Orders {
   /// read a CQE that is not written yet.
   std::memory_order cq_tail_load = std::memory_order_acquire;
 
-  /// CQ head, stored by us, when we have read the CQEs; the kernel loads it before it reuses the slots.
+  /// CQ head, stored by us, when we have read the CQEs; the kernel's io_cqe_cache_refill loads it and reuses
+  /// the slots only if it says so (a control dependency, which the kernel may rely on and C++ may not).
   /// Relaxed would let the kernel overwrite a CQE that we are still reading.
   std::memory_order cq_head_store = std::memory_order_release;
 
@@ -101,7 +102,7 @@ struct SharedWords {
 };
 
 /// Makes the SQEs before `tail` visible to the kernel. It looks at them at the next io_uring_enter, or, with
-/// SQPOLL, by itself. Pairs with the kernel's load-acquire of the SQ tail (io_get_sqring).
+/// SQPOLL, by itself. Pairs with the kernel's load-acquire of the SQ tail (io_sqring_entries).
 inline void publish_sq_tail(const SharedWords& words, std::uint32_t tail) noexcept {
   std::atomic_ref(*words.sq_tail).store(tail, orders.sq_tail_store);
 }

@@ -71,7 +71,8 @@ class BasicLoop {
 
   /// A batch with room for a chain of `need` SQEs; empty only if the kernel took nothing. See BasicRing::batch.
   typename BasicRing<Sqpoll>::Batch batch(unsigned need) noexcept {
-    if (ring_.sq_space() < need) make_room();
+    while (ring_.sq_space() < need && make_room()) {
+    }
     return ring_.batch(need);
   }
 
@@ -80,16 +81,23 @@ class BasicLoop {
   template <class Handler>
   int run_once(Handler&& handler, std::chrono::nanoseconds timeout = forever) {
     if (policy_.busy_wait.count() > 0) spin(std::min<std::chrono::nanoseconds>(policy_.busy_wait, timeout));
-    const Waited waited = ring_.submit_and_wait(1, timeout, policy_.gather);
+    // Gathering means to ask for more than the first: whoever wants one gets it at once, min_wait or not.
+    const unsigned want = policy_.gather.count() > 0 ? ring_.cq_entries() : 1;
+    const Waited waited = ring_.submit_and_wait(want, timeout, policy_.gather);
     const int harvested = ring_.harvest(handler);
-    if (harvested != 0) return harvested;
-    if (waited.error == -EAGAIN || waited.error == -EBUSY) {
-      // No memory for requests, and no completion that would free some. Trying again at once would be a spin.
-      const timespec pause{.tv_sec = 0, .tv_nsec = 1'000'000};
-      ::nanosleep(&pause, nullptr);
-      return 0;
+    if (harvested < 0) return harvested;
+    switch (waited.error) {
+      case 0:
+      case -ETIME:
+        return harvested;
+      case -EAGAIN:
+      case -EBUSY:
+        // No memory for requests. If no completion freed some either, trying again at once would be a spin.
+        if (harvested == 0) pause();
+        return harvested;
+      default:
+        return waited.error;
     }
-    return waited.error == -ETIME ? 0 : waited.error;
   }
 
   /// Turns until a handler calls stop(). 0, or the -errno that ended it.
@@ -118,12 +126,18 @@ class BasicLoop {
   }
 
  private:
-  void make_room() noexcept {
+  /// Some room, or more than there was; false: the kernel took nothing. (An SQPOLL thread takes them when it likes.)
+  bool make_room() noexcept {
     if constexpr (Sqpoll) {
-      ring_.wait_for_sq_space();
+      return ring_.wait_for_sq_space() == 0;
     } else {
-      ring_.submit();
+      return ring_.submit() > 0;
     }
+  }
+
+  static void pause() noexcept {
+    const timespec millisecond{.tv_sec = 0, .tv_nsec = 1'000'000};
+    ::nanosleep(&millisecond, nullptr);
   }
 
   /// Spins until there is something to harvest. Submits first: nothing completes that was not submitted.

@@ -120,15 +120,15 @@ class BasicRing {
   /// is malformed.) -EINTR is retried.
   int submit() noexcept {
     if constexpr (Sqpoll) return publish_and_wake();
-    publish_sq_tail(words_, sq_tail_);
+    const std::uint32_t tail = sq_tail_;  // once: for all the compiler knows, the next store changes it
+    publish_sq_tail(words_, tail);
     // Counted from the kernel's own head, not from what we published last: after a short submit the two
     // differ.
-    const std::uint32_t offered = unsubmitted();
+    const std::uint32_t offered = tail - load_sq_head(words_);
     if (offered == 0) return 0;
     const int taken = enter(offered, 0, 0, nullptr);
     if (taken != static_cast<int>(offered)) [[unlikely]]
       return after_short_submit(taken);
-    counters_.sqes += offered;
     return taken;
   }
 
@@ -154,24 +154,22 @@ class BasicRing {
   requires std::invocable<Handler&, const io_uring_cqe&>
   int harvest(Handler&& handler) noexcept(std::is_nothrow_invocable_v<Handler&, const io_uring_cqe&>) {
     assert(!harvesting_);
-    std::uint32_t head = cq_head_;
     std::uint32_t tail = load_cq_tail(words_);
-    if (head == tail) [[unlikely]] {
+    if (cq_head_ == tail) [[unlikely]] {
       if (!held_back()) return 0;
       if (const int error = fetch_held_back(); error < 0) return error;
       tail = load_cq_tail(words_);
     }
-    const Harvest publish_at_end(*this, head);
-    while (head != tail) {
-      const io_uring_cqe& cqe = cqes_[head & cq_mask_];
-      ++head;
+    Harvest progress(*this);
+    while (progress.head != tail) {
+      const io_uring_cqe& cqe = cqes_[progress.head++ & cq_mask_];
       if constexpr (std::is_same_v<std::invoke_result_t<Handler&, const io_uring_cqe&>, bool>) {
         if (!handler(cqe)) break;
       } else {
         handler(cqe);
       }
     }
-    return static_cast<int>(head - cq_head_);
+    return static_cast<int>(progress.head - cq_head_);
   }
 
   // --- Waiting ---------------------------------------------------------------------------------------------
@@ -189,8 +187,12 @@ class BasicRing {
   /// SQPOLL (5.10): publishes, then blocks until the kernel's thread has made room in a full SQ. 0 or -errno.
   int wait_for_sq_space() noexcept requires Sqpoll {
     if (const int error = submit(); error < 0) return error;
-    const int result = enter(0, 0, IORING_ENTER_SQ_WAIT, nullptr);
-    return std::min(result, 0);
+    // The call says 0, too, when a signal or task work ended it before there was room. So: look.
+    while (!refresh_sq_limit(1)) {
+      const int result = enter(0, 0, IORING_ENTER_SQ_WAIT, nullptr);
+      if (result < 0 && result != -EINTR) return result;
+    }
+    return 0;
   }
 
   // --- What the kernel gave us -----------------------------------------------------------------------------
@@ -206,6 +208,7 @@ class BasicRing {
   Counters counters() const noexcept {
     Counters total = counters_;
     if constexpr (!Sqpoll) total.enters += total.batches;
+    total.sqes += load_sq_head(words_) + sq_entries() - sq_limit_;  // taken since we looked last
     return total;
   }
 
@@ -223,24 +226,24 @@ class BasicRing {
   }
 
  private:
-  /// Publishes the CQ head once, however the harvest ends.
+  /// How far one harvest has come; publishes the CQ head once, however it ends. The head is a value to which
+  /// nothing points, so it stays in a register whatever the handler writes.
   class Harvest {
    public:
-    Harvest(BasicRing& ring, const std::uint32_t& head) noexcept : ring_(ring), head_(head) {
-      ring.harvesting_ = true;
-    }
+    explicit Harvest(BasicRing& ring) noexcept : head(ring.cq_head_), ring_(ring) { ring.harvesting_ = true; }
     Harvest(const Harvest&) = delete;
     Harvest& operator=(const Harvest&) = delete;
     ~Harvest() {
-      ring_.counters_.cqes += head_ - ring_.cq_head_;
-      ring_.cq_head_ = head_;
-      publish_cq_head(ring_.words_, head_);
+      ring_.counters_.cqes += head - ring_.cq_head_;
+      ring_.cq_head_ = head;
+      publish_cq_head(ring_.words_, head);
       ring_.harvesting_ = false;
     }
 
+    std::uint32_t head;
+
    private:
     BasicRing& ring_;
-    const std::uint32_t& head_;
   };
 
   int enter(unsigned to_submit, unsigned min_complete, unsigned flags,
@@ -254,15 +257,19 @@ class BasicRing {
     return (load_sq_flags(words_) & (IORING_SQ_CQ_OVERFLOW | IORING_SQ_TASKRUN)) != 0;
   }
 
-  /// Looks at the kernel's head again: the only shared load of the preparing side.
+  /// Looks at the kernel's head again: the only shared load of the preparing side. How far it has come is how
+  /// many SQEs the kernel took.
   bool refresh_sq_limit(unsigned need) noexcept {
-    sq_limit_ = load_sq_head(words_) + sq_entries();
-    return sq_limit_ - sq_tail_ >= need;
+    const std::uint32_t limit = load_sq_head(words_) + sq_entries();
+    counters_.sqes += limit - sq_limit_;
+    sq_limit_ = limit;
+    return limit - sq_tail_ >= need;
   }
 
   void register_ring_fd() noexcept;
   int after_short_submit(int taken) noexcept;
-  int count_taken(int taken) noexcept;
+  template <class Argument>
+  Waited submit_and_wait_with(unsigned want, Argument&& argument) noexcept;
   unsigned publish_for_sqpoll() noexcept;
   int publish_and_wake() noexcept;
   int fetch_held_back() noexcept;
@@ -309,6 +316,13 @@ class BasicRing<Sqpoll>::Batch {
     if (tail_ == limit_) [[unlikely]]
       return nullptr;
     return &sqes_[tail_++ & mask_];
+  }
+
+  /// The same for the first `need` SQEs, which the batch was opened for: there was room for all of them then,
+  /// so here it is only asserted.
+  io_uring_sqe& take() noexcept {
+    assert(tail_ != limit_);
+    return sqes_[tail_++ & mask_];
   }
 
   /// Hands what was prepared so far to the ring; it cannot be taken back after that. More may follow.

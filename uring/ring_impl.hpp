@@ -3,6 +3,7 @@
 #pragma once
 
 #include <ctime>
+#include <limits>
 
 #include "uring/ring.hpp"
 
@@ -30,7 +31,8 @@ BasicRing<Sqpoll>::BasicRing(const RingOptions& options, const Kernel& kernel)
 
 template <bool Sqpoll>
 BasicRing<Sqpoll>::~BasicRing() {
-  if (!memory_.fd || !ring_fd_registered()) return;
+  // The index means something on the registering thread only; if that is another one, its end unregisters too.
+  if (!memory_.fd || !ring_fd_registered() || registered_by_ != std::this_thread::get_id()) return;
   io_uring_rsrc_update update{};
   update.offset = static_cast<std::uint32_t>(enter_fd_);
   kernel_.register_(kernel_.self, memory_.fd.get(), IORING_UNREGISTER_RING_FDS, &update, 1);
@@ -64,13 +66,7 @@ void BasicRing<Sqpoll>::register_ring_fd() noexcept {
 template <bool Sqpoll>
 int BasicRing<Sqpoll>::after_short_submit(int taken) noexcept {
   while (taken == -EINTR) taken = enter(unsubmitted(), 0, 0, nullptr);
-  return taken < 0 ? taken : count_taken(taken);
-}
-
-template <bool Sqpoll>
-int BasicRing<Sqpoll>::count_taken(int taken) noexcept {
-  counters_.sqes += static_cast<unsigned>(taken);
-  if (unsubmitted() != 0) ++counters_.short_submits;
+  if (taken >= 0 && unsubmitted() != 0) ++counters_.short_submits;
   return taken;
 }
 
@@ -80,7 +76,6 @@ unsigned BasicRing<Sqpoll>::publish_for_sqpoll() noexcept {
   const unsigned published = sq_tail_ - load_own_sq_tail(words_);
   publish_sq_tail(words_, sq_tail_);
   if (published != 0) ++counters_.batches;
-  counters_.sqes += published;
   return published;
 }
 
@@ -113,14 +108,23 @@ int BasicRing<Sqpoll>::fetch_held_back() noexcept {
 
 namespace detail {
 
+/// The argument of a wait that only completions end: there is none. A type of its own, so that such a wait does not pay
+/// for what it does not have.
+struct NoWaitArgument {
+  static constexpr unsigned flags() noexcept { return 0; }
+  static constexpr const abi::getevents_arg* get() noexcept { return nullptr; }
+  static constexpr bool collects() noexcept { return false; }
+  static constexpr bool renew() noexcept { return true; }
+};
+
 /// The argument of a timed wait (IORING_ENTER_EXT_ARG, 5.11). The kernel takes a duration, which a signal
 /// would restart from its beginning; so the deadline is kept here, and what is left of it is passed.
 class WaitArgument {
  public:
   WaitArgument(std::chrono::nanoseconds timeout, std::chrono::microseconds min_wait) noexcept
-      : timed_(timeout != forever), min_wait_(min_wait > min_wait.zero()) {
-    argument_.min_wait_usec = static_cast<std::uint32_t>(min_wait.count());
-    if (!timed_) return;
+      : min_wait_(min_wait) {
+    // For ever, but with a min_wait: without any time-out the kernel would give up, with -ETIME, when *that* is over.
+    if (timeout == forever) timeout = std::chrono::hours(24 * 365 * 100);
     const auto now = Clock::now();
     deadline_ = timeout < Clock::time_point::max() - now ? now + timeout : Clock::time_point::max();
     set(timeout);
@@ -129,13 +133,12 @@ class WaitArgument {
   WaitArgument(const WaitArgument&) = delete;  // argument_ points into this object
   WaitArgument& operator=(const WaitArgument&) = delete;
 
-  unsigned flags() const noexcept { return timed_ || min_wait_ ? unsigned{IORING_ENTER_EXT_ARG} : 0U; }
-  const abi::getevents_arg* get() const noexcept { return timed_ || min_wait_ ? &argument_ : nullptr; }
-  bool collects() const noexcept { return min_wait_; }
+  static constexpr unsigned flags() noexcept { return IORING_ENTER_EXT_ARG; }
+  const abi::getevents_arg* get() const noexcept { return &argument_; }
+  bool collects() const noexcept { return min_wait_ > min_wait_.zero(); }
 
   /// Before waiting again: what is left of the time. False: nothing is.
   bool renew() noexcept {
-    if (!timed_) return true;
     const auto left = deadline_ - Clock::now();
     if (left <= left.zero()) return false;
     set(left);
@@ -148,10 +151,14 @@ class WaitArgument {
   void set(std::chrono::nanoseconds left) noexcept {
     const auto seconds = std::chrono::floor<std::chrono::seconds>(left);
     left_ = {.tv_sec = seconds.count(), .tv_nsec = (left - seconds).count()};
+    if (!collects()) return;
+    // In the kernel a min_wait that is longer than the time-out would win.
+    const auto rounded = std::chrono::floor<std::chrono::microseconds>(left);
+    const std::chrono::microseconds most(std::numeric_limits<std::uint32_t>::max());
+    argument_.min_wait_usec = static_cast<std::uint32_t>(std::min({rounded, min_wait_, most}).count());
   }
 
-  bool timed_;
-  bool min_wait_;
+  std::chrono::microseconds min_wait_;
   Clock::time_point deadline_{};
   __kernel_timespec left_{};
   abi::getevents_arg argument_{};
@@ -160,19 +167,26 @@ class WaitArgument {
 }  // namespace detail
 
 template <bool Sqpoll>
-Waited BasicRing<Sqpoll>::submit_and_wait(unsigned want, std::chrono::nanoseconds timeout,
-                                          std::chrono::microseconds min_wait) noexcept {
+inline Waited BasicRing<Sqpoll>::submit_and_wait(unsigned want, std::chrono::nanoseconds timeout,
+                                                 std::chrono::microseconds min_wait) noexcept {
   assert(!harvesting_);
   want = timeout > timeout.zero() ? std::min(want, cq_entries()) : 0;
   if (min_wait > min_wait.zero() && (features() & abi::feat_min_timeout) == 0) {
     min_wait = {};
     want = std::min(want, 1U);  // cannot collect here: do not make the first completion wait for the others
   }
-  const bool waits =
-      ready() <
-      want;  // if not, nothing needs a deadline: harvesting is up to the caller, so `ready` cannot fall
-  detail::WaitArgument argument(waits ? timeout : forever, waits ? min_wait : min_wait.zero());
+  // If enough is ready, nothing needs a deadline: harvesting is up to the caller, so `ready` cannot fall.
+  if ((timeout == forever && min_wait <= min_wait.zero()) || ready() >= want) {
+    return submit_and_wait_with(want, detail::NoWaitArgument());
+  }
+  return submit_and_wait_with(want, detail::WaitArgument(timeout, min_wait));
+}
+
+template <bool Sqpoll>
+template <class Argument>
+Waited BasicRing<Sqpoll>::submit_and_wait_with(unsigned want, Argument&& argument) noexcept {
   Waited waited;
+  waited.ready = ready();
   for (;;) {
     unsigned flags = IORING_ENTER_GETEVENTS;
     unsigned offered = 0;
@@ -180,30 +194,37 @@ Waited BasicRing<Sqpoll>::submit_and_wait(unsigned want, std::chrono::nanosecond
       waited.submitted += publish_for_sqpoll();
       if (unsubmitted() != 0 && needs_wakeup(words_)) flags |= IORING_ENTER_SQ_WAKEUP;
     } else {
-      publish_sq_tail(words_, sq_tail_);
-      offered = unsubmitted();
+      const std::uint32_t tail = sq_tail_;
+      publish_sq_tail(words_, tail);
+      offered = tail - load_sq_head(words_);
     }
-    const bool enough = ready() >= want;
-    if (enough && offered == 0 && (flags & IORING_ENTER_SQ_WAKEUP) == 0) break;
+    const bool enough = waited.ready >= want;
+    const bool polls = want == 0 && held_back();
+    if (enough && offered == 0 && !polls && (flags & IORING_ENTER_SQ_WAKEUP) == 0) break;
     if ((load_sq_flags(words_) & IORING_SQ_CQ_OVERFLOW) != 0) ++counters_.overflows;
     const int result = enter(offered, enough ? 0 : want, flags | argument.flags(), argument.get());
-    if (result > 0) waited.submitted += static_cast<unsigned>(count_taken(result));
     // Neither 0 nor a positive result says that the wait was met: the kernel does not wait after a short
     // submit, and after a time-out or a signal it returns the number of SQEs, or 0 if any completion is
     // there. So: look.
+    waited.ready = ready();
+    const bool met = waited.ready >= want;
+    const bool all_taken = Sqpoll ? unsubmitted() == 0 : result == static_cast<int>(offered);
+    if (result > 0) {
+      waited.submitted += static_cast<unsigned>(result);
+      if (!all_taken) ++counters_.short_submits;
+    }
     if (result < 0 && result != -EINTR) {
-      if (result != -ETIME || ready() < want) waited.error = result;
+      if (result != -ETIME || !met) waited.error = result;
       break;
     }
-    if (ready() >= want && unsubmitted() == 0) break;
-    if (argument.collects() && ready() != 0) break;
+    if (met && all_taken) break;
+    if (argument.collects() && waited.ready != 0 && (Sqpoll || all_taken)) break;
     if (result == 0 && offered != 0) break;  // no progress: leave it to the caller
     if (!argument.renew()) {
-      if (ready() < want) waited.error = -ETIME;
+      if (!met) waited.error = -ETIME;
       break;
     }
   }
-  waited.ready = ready();
   return waited;
 }
 

@@ -62,8 +62,9 @@ inline int real_setup(void*, unsigned entries, io_uring_params* params) noexcept
 
 inline int real_enter(void*, int fd, unsigned to_submit, unsigned min_complete, unsigned flags,
                       const abi::getevents_arg* argument) noexcept {
-  const std::size_t size = argument != nullptr ? sizeof(*argument) : 0;
-  return result_or_errno(::syscall(__NR_io_uring_enter, fd, to_submit, min_complete, flags, argument, size));
+  // Without IORING_ENTER_EXT_ARG the null pointer is a signal mask, "leave it as it is", and its size is not looked at.
+  return result_or_errno(
+      ::syscall(__NR_io_uring_enter, fd, to_submit, min_complete, flags, argument, sizeof(*argument)));
 }
 
 inline int real_register(void*, int fd, unsigned opcode, void* argument, unsigned count) noexcept {
