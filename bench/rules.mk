@@ -1,0 +1,44 @@
+# The benchmarks (bench/README.md), included by the main Makefile: its objects, binary, stamp and dir_* are used here.
+#
+#   build/bench_instructions     counts instructions, under callgrind
+#   build/nop_round_trips        measures time, with Google Benchmark
+#   build/asan/budget_tests      the suite that holds the first one's numbers against the budget
+#
+# liburing is what both compare with, where it is installed. Its static library, so that calling it costs no detour
+# through a table: its best case. The version comes from the pkgconfig file beside it.
+
+LIBURING := $(filter /%,$(shell $(CXX) -print-file-name=liburing.a))
+LIBURING_VERSION := $(if $(LIBURING),$(shell sed -n 's/^Version: *//p' $(dir $(LIBURING))pkgconfig/liburing.pc 2>/dev/null))
+
+INSTRUCTIONS := $(filter-out %_test.cpp,$(wildcard bench/instructions/*.cpp))
+ROUND_TRIPS := $(wildcard bench/nop_*.cpp)
+BENCH_OBJECTS := $(call objects,release,$(INSTRUCTIONS) $(ROUND_TRIPS))
+
+$(dir_release)/obj/liburing: FORCE
+	$(call stamp,$(LIBURING) $(LIBURING_VERSION))
+$(BENCH_OBJECTS): $(dir_release)/obj/liburing
+
+# -g0: valgrind 3.19 gives up on clang's debugging information.
+$(BENCH_OBJECTS): defines = -g0 $(if $(LIBURING_VERSION),-DLIBURING_VERSION=\"$(LIBURING_VERSION)\")
+$(dir_release)/bench_instructions: private LDFLAGS += $(LIBURING)
+$(dir_release)/nop_round_trips: private LDFLAGS += -lbenchmark $(LIBURING)
+$(eval $(call binary,release,bench_instructions,$(INSTRUCTIONS)))
+$(eval $(call binary,release,nop_round_trips,$(ROUND_TRIPS)))
+
+$(dir_asan)/obj/bench/%.o: defines = $(call test_defines,release)
+$(eval $(call binary,asan,budget_tests,bench/instructions/budget_test.cpp $(TEST_SUPPORT)))
+
+TEST_BINARIES += $(dir_asan)/budget_tests $(dir_release)/bench_instructions
+TEST_SUITES += $(dir_asan)/budget_tests
+EVERYTHING += $(BENCH_OBJECTS) $(dir_asan)/obj/bench/instructions/budget_test.o
+
+.PHONY: bench run-bench bench-instructions run-bench-instructions
+bench: deps  ## time per NOP, through our ring and through liburing's; fails if liburing is faster
+	@$(MAKE) run-bench
+run-bench: $(dir_release)/nop_round_trips
+	@$< --benchmark_out=$<.json --benchmark_out_format=json
+
+bench-instructions: deps  ## instructions per SQE, CQE and submit, ours and liburing's
+	@$(MAKE) run-bench-instructions
+run-bench-instructions: $(dir_release)/bench_instructions
+	@$<
