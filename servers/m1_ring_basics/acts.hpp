@@ -1,11 +1,12 @@
 // The acts of the tour, in the order in which an idea needs the one before.
 //
-// Each act does something with a real ring, shows it, and checks what it showed: if the kernel behaves differently, the
-// tour ends with a message and exit code 1 instead of telling a story that is not true here. All orders that are shown
-// follow from cause and effect (a read of an empty pipe ends when somebody writes), none from timing.
+// Each act does something with a real ring, shows it, and checks what it showed: if the kernel behaves
+// differently, the tour ends with a message and exit code 1 instead of telling a story that is not true here.
+// All orders that are shown follow from cause and effect (a read of an empty pipe ends when somebody writes),
+// none from timing.
 //
-// The first five acts share one ring, so the reader sees indices run on past the mask; the others need rings that are
-// made differently. Any act can also run alone (--act NAME).
+// The first five acts share one ring, so the reader sees indices run on past the mask; the others need rings
+// that are made differently. Any act can also run alone (--act NAME).
 #pragma once
 
 #include <fcntl.h>
@@ -32,10 +33,10 @@ namespace m1 {
 namespace prep = uring::prep;
 using uring::FileDescriptor, uring::Ring, uring::Token;
 
-// ---- What the acts share --------------------------------------------------------------------------------------------
+// ---- What the acts share ----------------------------------------------------------------------------------
 
-/// A Kernel that passes everything on to the real one and keeps what setup and mmap said. The ring has no further use
-/// for those offsets; the first act shows them.
+/// A Kernel that passes everything on to the real one and keeps what setup and mmap said. The ring has no
+/// further use for those offsets; the first act shows them.
 struct SetupRecord {
   struct Map {
     const void* address;
@@ -124,7 +125,7 @@ inline std::string result_name(int res) {
   return res < 0 ? "-" + uring::errno_name(-res) : std::to_string(res);
 }
 
-// ---- 1. Set-up ------------------------------------------------------------------------------------------------------
+// ---- 1. Set-up --------------------------------------------------------------------------------------------
 
 inline std::string flag_list(std::uint32_t flags) {
   std::string names = uring::setup_flag_names(flags);
@@ -157,9 +158,9 @@ inline void act_setup(Tour& tour) {
   Narrator& tell = tour.tell;
   tell.say(
       R"(io_uring_setup(2) makes a ring and returns a descriptor. The queues themselves are memory that this
-      process and the kernel share, so the descriptor is then mapped, twice. From here on nothing is copied to hand
-      an operation over: we write an SQE (submission queue entry, 64 bytes) into one mapping, and later find a CQE
-      (completion queue entry, 16 bytes) in the other.)");
+      process and the kernel share, so the descriptor is then mapped, twice. From here on nothing is copied to
+      hand an operation over: we write an SQE (submission queue entry, 64 bytes) into one mapping, and later
+      find a CQE (completion queue entry, 16 bytes) in the other.)");
   const Ring& ring = tour.ring();
   const SetupRecord& record = tour.record;
   tell.line(text("io_uring_setup(%u, ...) = %d", Tour::main_ring_options.entries, ring.fd()));
@@ -170,9 +171,9 @@ inline void act_setup(Tour& tour) {
     if (!sqes) show_words(tell, record.params);
   }
   tell.say(
-      R"(Each word has one writer; the other side only reads it. That is why no lock is needed. In the pictures,
-      h and t are the slots of head and tail, a number is an entry, +1 an SQE that is prepared and not published, a
-      dot is free. Both rings are empty: head and tail are equal.)");
+      R"(Each word has one writer; the other side only reads it. That is why no lock is needed. In the
+      pictures, h and t are the slots of head and tail, a number is an entry, +1 an SQE that is prepared and
+      not published, a dot is free. Both rings are empty: head and tail are equal.)");
   tell.picture(ring, "After the set-up:");
   const uring::RingSnapshot now = ring.snapshot();
   tell.require(now.sq_entries >= Tour::main_ring_options.entries && now.cq_entries == 2 * now.sq_entries,
@@ -184,7 +185,7 @@ inline void act_setup(Tour& tour) {
   tell.fact("flags that this kernel does not know: " + flag_list(ring.dropped_setup_flags()));
 }
 
-// ---- 2. One write, one read -----------------------------------------------------------------------------------------
+// ---- 2. One write, one read -------------------------------------------------------------------------------
 
 /// The first line of `bytes`, fit for a terminal.
 inline std::string quoted(std::string_view bytes) {
@@ -221,8 +222,9 @@ inline void act_single(Tour& tour) {
   const FileDescriptor own = open_own(tour.file), memory = memory_file("");
 
   tell.say(
-      R"(First a write, slowly. next_sqe() hands out the next slot, prep::write() fills all 64 bytes of it: the
-      arguments of pwrite(2), and user_data, a number of our choice that comes back with the completion.)");
+      R"(First a write, slowly. next_sqe() hands out the next slot, prep::write() fills all 64 bytes of it:
+      the arguments of pwrite(2), and user_data, a number of our choice that comes back with the
+      completion.)");
   prep::write(free_sqe(ring), memory.get(), letter.data(), letter.size(), 0, write_token);
   tell.picture(ring, "Prepared. No shared word has changed, the kernel knows nothing:");
   tell.show_the_next_enter_twice();
@@ -233,8 +235,8 @@ inline void act_single(Tour& tour) {
   tell.require(written.user_data == write_token.bits && written.res == std::ssize(letter),
                text("write: user_data %llu came back, res %d = all bytes", written.user_data, written.res));
   tell.say(
-      R"(to_submit says how many SQEs are new; min_complete and GETEVENTS, that we wait for one completion; EXT_ARG,
-      that there is a time-out. The result counts SQEs taken, never completions.)");
+      R"(to_submit says how many SQEs are new; min_complete and GETEVENTS, that we wait for one completion;
+      EXT_ARG, that there is a time-out. The result counts SQEs taken, never completions.)");
 
   const int fd = own ? own.get() : memory.get();
   tell.say("Now a read, in one go, of " + (own ? "'" + tour.file + "':" : "what was written:"));
@@ -250,7 +252,7 @@ inline void act_single(Tour& tour) {
   tell.fact("they begin " + quoted({through_ring.data(), static_cast<std::size_t>(got.res)}));
 }
 
-// ---- 3. Eight operations, one system call ---------------------------------------------------------------------------
+// ---- 3. Eight operations, one system call -----------------------------------------------------------------
 
 struct Operation {
   unsigned number;  // of submission, from 1
@@ -282,9 +284,9 @@ inline void act_batch(Tour& tour) {
   const uring::Counters before = ring.counters();
 
   tell.say(
-      R"(Four pipes, A to D, all empty. In one batch: four reads (1 to 4, of A to D), which cannot complete yet,
-      then four writes (5 to 8) that feed the pipes backwards, D first. Each operation gets a token as user_data: its
-      kind, its slot in the in-flight table, the generation of that slot.)");
+      R"(Four pipes, A to D, all empty. In one batch: four reads (1 to 4, of A to D), which cannot complete
+      yet, then four writes (5 to 8) that feed the pipes backwards, D first. Each operation gets a token as
+      user_data: its kind, its slot in the in-flight table, the generation of that slot.)");
   prepare_eight(ring, in_flight, pipes, received);
   tell.picture(ring, "Eight SQEs are prepared. Still no system call:");
   submit_and_wait(ring, 8);
@@ -305,8 +307,9 @@ inline void act_batch(Tour& tour) {
   }
   tell.say(
       R"(Why this order? A pipe has room, so each write was done on the spot, inside the call: the writes come
-      first. A read that finds its pipe empty is put aside, and the write to that pipe wakes it: D, C, B, A. The order
-      of submission promises nothing about the order of completion; user_data alone says whose CQE this is.)");
+      first. A read that finds its pipe empty is put aside, and the write to that pipe wakes it: D, C, B, A.
+      The order of submission promises nothing about the order of completion; user_data alone says whose CQE
+      this is.)");
   const uring::Counters after = ring.counters();
   tell.picture(ring, "After the harvest:");
   const std::uint64_t sqes = after.sqes - before.sqes, enters = after.enters - before.enters;
@@ -320,7 +323,7 @@ inline void act_batch(Tour& tour) {
                "the table knows none of the tokens any more: a stale CQE would be noticed");
 }
 
-// ---- 4. Errors are in res -------------------------------------------------------------------------------------------
+// ---- 4. Errors are in res ---------------------------------------------------------------------------------
 
 inline void act_errors(Tour& tour) {
   constexpr std::string_view contents = "twelve bytes";
@@ -335,10 +338,10 @@ inline void act_errors(Tour& tour) {
   };
 
   tell.say(
-      R"(The result of io_uring_enter speaks of submission only: how many SQEs were taken. How an operation ended
-      is in its CQE: res is what the system call of that name would return, or -errno. Four operations, of which two
-      fail and two find less than they asked for; then one by a program that does not look at res, and reads from
-      what openat returned.)");
+      R"(The result of io_uring_enter speaks of submission only: how many SQEs were taken. How an operation
+      ended is in its CQE: res is what the system call of that name would return, or -errno. Four operations,
+      of which two fail and two find less than they asked for; then one by a program that does not look at
+      res, and reads from what openat returned.)");
   prep::read(free_sqe(ring), -1, buffer.data(), buffer.size(), 0, Token{0});
   prep::read(free_sqe(ring), file.get(), buffer.data(), buffer.size(), 0, Token{1});
   prep::read(free_sqe(ring), file.get(), buffer.data(), buffer.size(), contents.size(), Token{2});
@@ -361,7 +364,7 @@ inline void act_errors(Tour& tour) {
                "ENOENT comes from openat; a read has a descriptor and no name, so all it can say is -EBADF");
 }
 
-// ---- 5. The SQ is full ----------------------------------------------------------------------------------------------
+// ---- 5. The SQ is full ------------------------------------------------------------------------------------
 
 inline void act_full(Tour& tour) {
   Narrator& tell = tour.tell;
@@ -372,8 +375,9 @@ inline void act_full(Tour& tour) {
   const uring::Counters before = ring.counters();
 
   tell.say(
-      R"(A full SQ is something between us and our own memory: next_sqe() returns nullptr, and the kernel has not
-      been asked. All slots are usable, since indices count on: full is tail - head = entries, empty is tail = head.)");
+      R"(A full SQ is something between us and our own memory: next_sqe() returns nullptr, and the kernel has
+      not been asked. All slots are usable, since indices count on: full is tail - head = entries, empty is
+      tail = head.)");
   unsigned prepared = 0;
   for (io_uring_sqe* sqe; (sqe = ring.next_sqe()) != nullptr; ++prepared) {
     prep::read(*sqe, pipe.out.get(), &received[prepared], 1, 0, Token{prepared});
@@ -402,7 +406,7 @@ inline void act_full(Tour& tour) {
                text("the CQ held %u completions in %u slots, none is missing", ready, ring.cq_entries()));
 }
 
-// ---- 6. The CQ overflows --------------------------------------------------------------------------------------------
+// ---- 6. The CQ overflows ----------------------------------------------------------------------------------
 
 inline void act_overflow(Tour& tour) {
   constexpr unsigned operations = 10;
@@ -411,8 +415,9 @@ inline void act_overflow(Tour& tour) {
   Ring& ring = watched.ring;
 
   tell.say(
-      R"(Ten operations that complete at once, on a ring whose CQ has four slots, and nobody harvests. The kernel
-      puts what does not fit on a list of its own and sets IORING_SQ_CQ_OVERFLOW (in the SQ's flags, of all places).)");
+      R"(Ten operations that complete at once, on a ring whose CQ has four slots, and nobody harvests. The
+      kernel puts what does not fit on a list of its own and sets IORING_SQ_CQ_OVERFLOW (in the SQ's flags, of
+      all places).)");
   for (unsigned i = 0; i < operations; ++i) {
     if (ring.sq_space() == 0) ring.submit();
     prep::nop(free_sqe(ring), Token{i});
@@ -427,9 +432,9 @@ inline void act_overflow(Tour& tour) {
                text("completions that the kernel says it has lost: %u", full.cq_overflow));
 
   tell.say(
-      R"(Harvesting makes room, but does not fill it: what is on the list stays there. When the CQ looks empty and
-      the flag is set, harvest() makes one io_uring_enter that submits nothing and waits for nothing; with GETEVENTS,
-      that moves as much of the list into the ring as fits.)");
+      R"(Harvesting makes room, but does not fill it: what is on the list stays there. When the CQ looks empty
+      and the flag is set, harvest() makes one io_uring_enter that submits nothing and waits for nothing; with
+      GETEVENTS, that moves as much of the list into the ring as fits.)");
   const std::uint64_t enters = ring.counters().enters;
   std::string order;
   for (unsigned round = 1; ring.pending() && round <= operations; ++round) {
@@ -444,7 +449,7 @@ inline void act_overflow(Tour& tour) {
                     0ULL + ring.counters().enters - enters));
 }
 
-// ---- 7. A partial submit --------------------------------------------------------------------------------------------
+// ---- 7. A partial submit ----------------------------------------------------------------------------------
 
 /// Five SQEs, the third with an opcode that does not exist.
 inline void prepare_five(Ring& ring) {
@@ -491,7 +496,8 @@ inline void act_partial(Tour& tour) {
   Narrator& tell = tour.tell;
   tell.say(
       R"(io_uring_enter may take fewer SQEs than it was offered. Without IORING_SETUP_SUBMIT_ALL (5.18) one
-      malformed SQE is enough: the kernel stops behind it. Five SQEs; the third has opcode 255, which does not exist.)");
+      malformed SQE is enough: the kernel stops behind it. Five SQEs; the third has opcode 255, which does not
+      exist.)");
   stop_at_the_bad_one(tell);
   WatchedRing watched(tell, {.entries = 8, .register_ring_fd = false});
   if ((watched.ring.setup_flags() & IORING_SETUP_SUBMIT_ALL) == 0) return;
@@ -503,13 +509,13 @@ inline void act_partial(Tour& tour) {
                text("with SUBMIT_ALL: offered 5, taken %d, user_data:res =", taken) + results);
 }
 
-// ---- 8. What a batch saves ------------------------------------------------------------------------------------------
+// ---- 8. What a batch saves --------------------------------------------------------------------------------
 
 constexpr unsigned null_writes = 10'000;
 constexpr std::string_view null_payload = "64 bytes for a device that will not look at a single one of them";
 
-/// CPU time of this thread, in microseconds. All the work is done in it, inside the calls, so on an idle machine this is
-/// what a wall clock shows; on a busy one it leaves out what others use.
+/// CPU time of this thread, in microseconds. All the work is done in it, inside the calls, so on an idle
+/// machine this is what a wall clock shows; on a busy one it leaves out what others use.
 inline double cpu_microseconds() {
   ::timespec now{};
   ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
@@ -562,8 +568,9 @@ inline void act_devnull(Tour& tour) {
   Narrator& tell = tour.tell;
   tell.say(
       R"(A write to /dev/null does nothing, so what is left is the price of getting into the kernel and back:
-      once per write with write(2), once per batch with a ring. In each round every contender runs once, and the median
-      of the rounds counts. The ratio is write(2)'s time divided by the ring's: above 1, io_uring is better.)");
+      once per write with write(2), once per batch with a ring. In each round every contender runs once, and
+      the median of the rounds counts. The ratio is write(2)'s time divided by the ring's: above 1, io_uring
+      is better.)");
   const FileDescriptor null(::open("/dev/null", O_WRONLY | O_CLOEXEC));
   if (!null) throw Failure("cannot open /dev/null: " + uring::errno_text(errno));
   Ring ring({.entries = 128});
@@ -592,10 +599,11 @@ inline void act_devnull(Tour& tour) {
   tell.require(as_counted, text("%s writes of %zu bytes took one system call per batch; median of %d rounds",
                                 grouped(null_writes).c_str(), null_payload.size(), rounds));
   tell.say(
-      R"(A batch of one saves no call, and pays for two queues on top. A longer batch saves ways into the kernel;
-      what such a way costs differs from machine to machine. And each operation of a ring has costs that write(2) has
-      not: a request is made and torn down, a CQE is written and read. Where entering the kernel is cheap, a ring may
-      lose here even at 128. Then batching is no reason to use one; having many operations in flight still is.)");
+      R"(A batch of one saves no call, and pays for two queues on top. A longer batch saves ways into the
+      kernel; what such a way costs differs from machine to machine. And each operation of a ring has costs
+      that write(2) has not: a request is made and torn down, a CQE is written and read. Where entering the
+      kernel is cheap, a ring may lose here even at 128. Then batching is no reason to use one; having many
+      operations in flight still is.)");
 }
 
 }  // namespace m1

@@ -7,19 +7,22 @@
 //      └────────────┘                 │  └──┘                     └──┘            │
 //                                     └───────────────────────────────────────────┘
 //
-// There is no order between pieces: each read and write names its own offset. What the handlers of one harvest prepare
-// goes in with the next io_uring_enter, so while the page cache answers at once, a whole `depth` of SQEs shares a call.
+// There is no order between pieces: each read and write names its own offset. What the handlers of one
+// harvest prepare goes in with the next io_uring_enter, so while the page cache answers at once, a whole
+// `depth` of SQEs shares a call.
 //
-// Invariant: a piece has at most one operation in flight, and its buffer belongs to the kernel while it has. So an SQ of
-// depth + 2 never fills up (the two: the read of the signalfd, and its cancellation), and a CQ of twice that never
-// overflows.
+// Invariant: a piece has at most one operation in flight, and its buffer belongs to the kernel while it has.
+// So an SQ of depth + 2 never fills up (the two: the read of the signalfd, and its cancellation), and a CQ of
+// twice that never overflows.
 //
 // What is decided here, and documented in README.md:
-//   - both must be regular files, and different ones: checked on the open descriptors, before anything is truncated;
+//   - both must be regular files, and different ones: checked on the open descriptors, before anything is
+//     truncated;
 //   - the source's size is read once. What it grows by later is left out; if it shrinks, the copy fails;
-//   - a file that says it has size 0 and has contents (as below /proc) is refused: where it ends, nobody knows;
-//   - a destination that cannot be completed is removed, whoever had made it. So nothing partial is ever left behind,
-//     unless the process is killed by a signal that cannot be caught;
+//   - a file that says it has size 0 and has contents (as below /proc) is refused: where it ends, nobody
+//     knows;
+//   - a destination that cannot be completed is removed, whoever had made it. So nothing partial is ever left
+//     behind, unless the process is killed by a signal that cannot be caught;
 //   - no fsync: like cp, this returns when the page cache has it.
 #pragma once
 
@@ -29,7 +32,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <climits>
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
@@ -66,7 +68,7 @@ constexpr std::uint64_t round_down(std::uint64_t n, std::uint64_t unit) { return
   throw Failure("cannot " + what + " '" + path + "': " + uring::errno_text(error));
 }
 
-// ---- The two files --------------------------------------------------------------------------------------------------
+// ---- The two files ----------------------------------------------------------------------------------------
 
 inline void require_regular(const struct ::stat& status, const std::string& path) {
   if (S_ISDIR(status.st_mode))
@@ -80,7 +82,7 @@ struct Source {
     fd.reset(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
     if (!fd || ::fstat(fd.get(), &status) != 0) fail("read", path, errno);
     require_regular(status, path);
-    // With O_NONBLOCK a ring gives up with EAGAIN where a file system has no way of its own to be asynchronous.
+    // But off again: with it, reads through a ring end in EAGAIN on file systems that must block.
     ::fcntl(fd.get(), F_SETFL, ::fcntl(fd.get(), F_GETFL) & ~O_NONBLOCK);
     char first;
     if (status.st_size == 0 && ::pread(fd.get(), &first, 1, 0) > 0) {
@@ -94,10 +96,10 @@ struct Source {
   struct ::stat status {};
 };
 
-/// The destination. From the moment its former contents are gone until commit(), destroying this removes the file.
+/// From the moment the file's former contents are gone, and until commit(), destroying this removes the file.
 class Destination {
  public:
-  /// Opens `name`, or makes it with the mode of `source` (less the umask). Does not change an existing file yet.
+  /// Opens `name`, or makes it with the mode of `source` less the umask. An existing file is not changed yet.
   Destination(const std::string& name, const Source& source) : path_(name) {
     const mode_t mode = source.status.st_mode & 0777;
     fd_.reset(::open(name.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode));
@@ -151,8 +153,8 @@ class Destination {
   bool spoiled_ = false;
 };
 
-/// Switches O_DIRECT on and returns what offsets and lengths must be multiples of. (Not at open: an open that makes the
-/// file and then refuses O_DIRECT leaves the file behind.)
+/// Switches O_DIRECT on and returns what offsets and lengths must be multiples of. (Not at open: an open that
+/// makes the file and then refuses O_DIRECT leaves the file behind.)
 inline std::uint64_t go_direct(int fd, const std::string& path) {
   const int flags = ::fcntl(fd, F_GETFL);
   struct ::statx status {};
@@ -215,7 +217,7 @@ class Extents {
   std::uint64_t position_ = 0, data_end_ = 0, holes_ = 0;
 };
 
-// ---- What is in flight ----------------------------------------------------------------------------------------------
+// ---- What is in flight ------------------------------------------------------------------------------------
 
 /// One block on its way. 0 <= written <= filled <= length; nothing is written before filled == length.
 struct Piece {
@@ -227,15 +229,15 @@ struct Piece {
 
 enum Kind : std::uint8_t { kind_read = 1, kind_write, kind_signal, kind_cancel };
 
-/// What was ignored when we were started (nohup, a background job) shall have no effect: a signalfd would see it.
+/// What was ignored at our start (by nohup, for a background job) stays so: a signalfd alone would see it.
 inline int unless_ignored(int signal) {
   struct ::sigaction now {};
   ::sigaction(signal, nullptr, &now);
   return now.sa_handler == SIG_IGN ? SIGTERM : signal;
 }
 
-/// Members are destroyed from the last to the first: a spoiled destination goes while signals are still held back, and
-/// the buffers outlive the ring.
+/// Members are destroyed from the last to the first: a spoiled destination goes while signals are still held
+/// back, and the buffers outlive the ring.
 struct Copy {
   Copy(const CopyOptions& o, const uring::Kernel& kernel)
       : options(o),
@@ -271,10 +273,10 @@ inline io_uring_sqe& sqe_for(Copy& copy, Kind kind, Piece* piece, uring::Token& 
   return *sqe;
 }
 
-// ---- One piece: read, write, next -----------------------------------------------------------------------------------
+// ---- One piece: read, write, next -------------------------------------------------------------------------
 
-/// Asks for what is still missing. With O_DIRECT lengths are rounded up: behind the end of the file a read stops by
-/// itself, and what a write adds there is cut off at the end.
+/// Asks for what is still missing. With O_DIRECT lengths are rounded up: behind the end of the file a read
+/// stops by itself, and what a write adds there is cut off at the end.
 inline void read_rest(Copy& copy, Piece& piece) {
   uring::Token token;
   io_uring_sqe& sqe = sqe_for(copy, kind_read, &piece, token);
@@ -321,7 +323,7 @@ inline void on_read(Copy& copy, Piece& piece, int res) {
     std::memset(piece.buffer + piece.length, 0, round_up(piece.length, copy.alignment) - piece.length);
     return write_rest(copy, piece);
   }
-  // A short read is normal, and the rest is read next. Nothing at all (or, with O_DIRECT, an odd number) is the end.
+  // A short read is normal, the rest is read next. Nothing (or, with O_DIRECT, an odd number) is the end.
   if (res == 0 || piece.filled % copy.alignment != 0) {
     return give_up(copy, text("'%s' shrank while it was copied: it had %s bytes, and ended after %s",
                               copy.source.path.c_str(), grouped(copy.source.size()).c_str(),
@@ -371,7 +373,7 @@ inline void on_completion(Copy& copy, const io_uring_cqe& cqe) {
   }
 }
 
-// ---- What the user sees ---------------------------------------------------------------------------------------------
+// ---- What the user sees -----------------------------------------------------------------------------------
 
 /// A bar on stderr while it lives, if that is a terminal; redrawn at most ten times a second.
 class ProgressBar {
@@ -388,10 +390,11 @@ class ProgressBar {
     const auto now = std::chrono::steady_clock::now();
     if (!visible_ || now < next_) return;
     next_ = now + std::chrono::milliseconds(100);
-    constexpr std::uint64_t width = 50;
+    const double part = static_cast<double>(done) / static_cast<double>(total_);
+    constexpr int width = 50;
     std::string bar;
-    for (std::uint64_t i = 0; i < width; ++i) bar += i < done * width / total_ ? "█" : "░";
-    std::fprintf(stderr, "\r%s %3u%%", bar.c_str(), static_cast<unsigned>(done * 100 / total_));
+    for (int i = 0; i < width; ++i) bar += i < part * width ? "█" : "░";
+    std::fprintf(stderr, "\r%s %3.0f%%", bar.c_str(), part * 100);
   }
 
  private:
@@ -419,10 +422,11 @@ inline void print_summary(const Copy& copy, std::chrono::duration<double> took) 
   std::printf("SQEs per enter   %.1f\n", sqes / enters);
 }
 
-// ---- The whole copy -------------------------------------------------------------------------------------------------
+// ---- The whole copy ---------------------------------------------------------------------------------------
 
-/// One turn: what the last harvest prepared goes in, and what has completed comes out. Waiting for half of what is in
-/// flight makes batches out of completions that trickle in one by one, and leaves the device the other half to work on.
+/// One turn: what the last harvest prepared goes in, and what has completed comes out. Waiting for half of
+/// what is in flight makes batches out of completions that trickle in one by one, and leaves the device the
+/// other half to work on.
 inline void turn(Copy& copy) {
   const auto half = static_cast<unsigned>(moving(copy) / 2);
   const uring::Waited waited = copy.ring.submit_and_wait(std::max(half, 1U));

@@ -3,8 +3,9 @@
 //     m1_ring_basics [FILE]          the tour: eight acts, both rings drawn at each step
 //     m1_ring_basics copy SRC DST    a file copy with many reads and writes in flight
 //
-// Read it in this order: the list of acts below; acts.hpp, top to bottom, beside the running program (--step);
-// picture.hpp if you wonder where the pictures come from; copy.hpp, when the acts hold no surprise any more.
+// Read it in this order: the list of acts below; acts.hpp, top to bottom, beside the running program
+// (--step); picture.hpp if you wonder where the pictures come from; copy.hpp, when the acts hold no surprise
+// any more.
 //
 // Limits: the tour is not meant to be fast, and draws small rings only. The copy is one thread and one ring.
 #include <getopt.h>
@@ -69,7 +70,8 @@ void print_help() {
       "the bits of the umask; an existing DST is truncated first. If the copy fails or is\n"
       "interrupted, DST is removed. Like cp, it does not fsync.\n"
       "  --depth N      blocks in flight at a time, 1 to %u; default %u\n"
-      "  --block BYTES  size of a block, 1 to %s; default %s\n"
+      "  --block BYTES  size of a block, 1 to %s; default %s (all blocks in\n"
+      "                 flight together: at most 1 GiB)\n"
       "  --direct       O_DIRECT on both files: past the page cache, blocks rounded up to\n"
       "                 what the file systems require\n\n"
       "exit codes: 0 ok, 1 failure, 2 usage, 3 io_uring is not available here\n",
@@ -94,7 +96,7 @@ unsigned parse_number(const char* option, std::string_view digits, unsigned max)
   throw UsageError("cannot understand " + (is_long ? word : std::string{'-', static_cast<char>(optopt)}));
 }
 
-// ---- The tour -------------------------------------------------------------------------------------------------------
+// ---- The tour ---------------------------------------------------------------------------------------------
 
 struct TourOptions {
   bool help = false;
@@ -154,7 +156,7 @@ void run_tour(const TourOptions& options) {
   }
 }
 
-// ---- The copy -------------------------------------------------------------------------------------------------------
+// ---- The copy ---------------------------------------------------------------------------------------------
 
 std::optional<CopyOptions> parse_copy(int argc, char** argv) {
   static constexpr option long_options[] = {{"depth", required_argument, nullptr, 'd'},

@@ -9,11 +9,13 @@
 //     ·   free
 //   h, t  the slots that head & mask and tail & mask point to
 //
-// Indices count up for ever, slots repeat: the 8 above lies in slot 0. What a picture shows comes from Ring::snapshot()
-// or from the Observer that stands between the ring and the kernel, and nothing from what the text expects. An index
-// that has moved since the last picture says who moved it, which is never a matter of opinion: each has one owner.
+// Indices count up for ever, slots repeat: the 8 above lies in slot 0. What a picture shows comes from
+// Ring::snapshot() or from the Observer that stands between the ring and the kernel, and nothing from what
+// the text expects. An index that has moved since the last picture says who moved it, which is never a matter
+// of opinion: each has one owner.
 //
-// Limits: rings of at most 16 slots, and the last two digits of an index in a slot: a picture is 80 columns wide.
+// Limits: rings of at most 16 slots, and the last two digits of an index in a slot: a picture is 80 columns
+// wide.
 #pragma once
 
 #include <linux/io_uring.h>

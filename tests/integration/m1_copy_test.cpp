@@ -1,4 +1,5 @@
-// `m1_ring_basics copy`, judged by the bytes, blocks, modes and names it leaves behind: also when it cannot finish.
+// `m1_ring_basics copy`, judged by the bytes, blocks, modes and names it leaves behind: also when it cannot
+// finish.
 
 #include <doctest/doctest.h>
 #include <fcntl.h>
@@ -125,9 +126,9 @@ bool direct_works_in(const Folder& folder) {
   return run(folder.copy("direct_probe", "direct_probe_copy", "--direct")).status == 0;
 }
 
-/// A kernel that is in a bad mood: it reads and writes half of what it is asked for, and of the completions every third
-/// says EAGAIN or EINTR. (What the operation did is then done again, which a read or write at an offset can stand.)
-/// From completion number `fatal_from` on, all operations of `fatal_kind` fail with EIO.
+/// A kernel that is in a bad mood: it reads and writes half of what it is asked for, and of the completions
+/// every third says EAGAIN or EINTR. (What the operation did is then done again, which a read or write at an
+/// offset can stand.) From completion number `fatal_from` on, all operations of `fatal_kind` fail with EIO.
 class MoodyKernel {
  public:
   explicit MoodyKernel(std::uint32_t unit = 1, m1::Kind fatal_kind = m1::kind_cancel, unsigned fatal_from = 0)

@@ -87,7 +87,8 @@ class Child {
       dup2(in[0], STDIN_FILENO);
       dup2(out[1], STDOUT_FILENO);
       dup2(out[1], STDERR_FILENO);
-      // A shell's background job begins with SIGINT ignored; our child shall not depend on who started the tests.
+      // A shell's background job begins with SIGINT ignored; our child shall not depend on who started the
+      // tests.
       for (const int signal : {SIGINT, SIGTERM, SIGHUP}) ::signal(signal, SIG_DFL);
       if (before_exec != nullptr) before_exec();
       execv(argv[0], argv.data());

@@ -1,4 +1,5 @@
-// Milestone 1's tour, run as its readers run it: what it claims, what it draws, and how it ends when it cannot.
+// Milestone 1's tour, run as its readers run it: what it claims, what it draws, and how it ends when it
+// cannot.
 
 #include <doctest/doctest.h>
 #include <linux/filter.h>
@@ -26,7 +27,8 @@ using m1_test::run;
 const std::vector<std::string> acts{"setup", "single",   "batch",   "errors",
                                     "full",  "overflow", "partial", "devnull"};
 
-/// Makes io_uring_setup(2) fail with `error` in this process, as the seccomp profiles of container engines do.
+/// Makes io_uring_setup(2) fail with `error` in this process, as the seccomp profiles of container engines
+/// do.
 template <int error>
 void refuse_io_uring() {
   sock_filter program[] = {
