@@ -36,7 +36,7 @@ EVERYTHING += $(BENCH_OBJECTS) $(dir_asan)/obj/bench/instructions/budget_test.o
 bench: deps  ## time per NOP, through our ring and through liburing's; fails if liburing is faster
 	@$(MAKE) run-bench
 run-bench: $(dir_release)/nop_round_trips
-	@$< --benchmark_out=$<.json --benchmark_out_format=json
+	@$< $(dir_release)/nop_round_trips_raw
 
 bench-instructions: deps  ## instructions per SQE, CQE and submit, ours and liburing's
 	@$(MAKE) run-bench-instructions

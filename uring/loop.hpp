@@ -6,15 +6,15 @@
 //      │        └──────────────── harvest: one handler call per CQE     │
 //      └────────────────────────────────────────────────────────────────┘
 //
-// The shape is the performance: everything that the handlers of one turn prepared goes to the kernel in the same call
-// that waits for the next completions. A program that submits after every SQE pays a system call per operation and
-// gains nothing over read(2).
+// The shape is the performance: everything that the handlers of one turn prepared goes to the kernel in the
+// same call that waits for the next completions. A program that submits after every SQE pays a system call
+// per operation and gains nothing over read(2).
 //
-// How to wait is a policy: block at once, or spin for some microseconds first (lower latency when completions are
-// frequent, a busy CPU when they are not), then block.
+// How to wait is a policy: block at once, or spin for some microseconds first (lower latency when completions
+// are frequent, a busy CPU when they are not), then block.
 //
-// How to stop: a flag set elsewhere does not wake a blocked enter. So a signal comes *through the ring*, as the read of
-// a signalfd (SignalWatch), like any other completion; and a handler calls stop().
+// How to stop: a flag set elsewhere does not wake a blocked enter. So a signal comes *through the ring*, as
+// the read of a signalfd (SignalWatch), like any other completion; and a handler calls stop().
 #pragma once
 
 #include <sys/signalfd.h>
@@ -58,9 +58,9 @@ class BasicLoop {
 
   BasicRing<Sqpoll>& ring() noexcept { return ring_; }
 
-  /// A free SQE. If the SQ is full, what is in it is submitted first, also in the middle of a harvest: it is the one case
-  /// where a turn takes more than one enter, so size the SQ for it to be rare. nullptr only if the kernel took nothing
-  /// (out of memory for requests): treat the operation as failed with ENOMEM.
+  /// A free SQE. If the SQ is full, what is in it is submitted first, also in the middle of a harvest: it is
+  /// the one case where a turn takes more than one enter, so size the SQ for it to be rare. nullptr only if
+  /// the kernel took nothing (out of memory for requests): treat the operation as failed with ENOMEM.
   io_uring_sqe* next_sqe() noexcept {
     io_uring_sqe* const sqe = ring_.next_sqe();
     if (sqe != nullptr) [[likely]]
@@ -69,15 +69,17 @@ class BasicLoop {
     return ring_.next_sqe();
   }
 
-  /// A batch with room for a chain of `need` SQEs; empty only if the kernel took nothing. See BasicRing::batch.
+  /// A batch with room for a chain of `need` SQEs; empty only if the kernel took nothing. See
+  /// BasicRing::batch.
   typename BasicRing<Sqpoll>::Batch batch(unsigned need) noexcept {
     while (ring_.sq_space() < need && make_room()) {
     }
     return ring_.batch(need);
   }
 
-  /// One turn: submits what was prepared, waits for a completion or until `timeout`, and calls `handler(cqe)` for those
-  /// that are there. Returns how many (0: the time-out passed), or -errno if the ring cannot be used any more.
+  /// One turn: submits what was prepared, waits for a completion or until `timeout`, and calls `handler(cqe)`
+  /// for those that are there. Returns how many (0: the time-out passed), or -errno if the ring cannot be
+  /// used any more.
   template <class Handler>
   int run_once(Handler&& handler, std::chrono::nanoseconds timeout = forever) {
     if (policy_.busy_wait.count() > 0) spin(std::min<std::chrono::nanoseconds>(policy_.busy_wait, timeout));
@@ -126,7 +128,8 @@ class BasicLoop {
   }
 
  private:
-  /// Some room, or more than there was; false: the kernel took nothing. (An SQPOLL thread takes them when it likes.)
+  /// Some room, or more than there was; false: the kernel took nothing. (An SQPOLL thread takes them when it
+  /// likes.)
   bool make_room() noexcept {
     if constexpr (Sqpoll) {
       return ring_.wait_for_sq_space() == 0;
@@ -156,8 +159,8 @@ class BasicLoop {
 using Loop = BasicLoop<false>;
 using SqpollLoop = BasicLoop<true>;
 
-/// Turns signals into completions. The signals are blocked for the calling thread (and threads it starts later), so
-/// that they arrive nowhere else, and become readable on a signalfd.
+/// Turns signals into completions. The signals are blocked for the calling thread (and threads it starts
+/// later), so that they arrive nowhere else, and become readable on a signalfd.
 class SignalWatch {
  public:
   /// Throws std::system_error. Make it before any thread, and before the ring's first wait.
@@ -179,8 +182,8 @@ class SignalWatch {
   SignalWatch& operator=(const SignalWatch&) = delete;
   ~SignalWatch() { ::pthread_sigmask(SIG_SETMASK, &old_mask_, nullptr); }
 
-  /// Prepares the read of the next signal; one at a time. It stays in flight until a signal comes: cancel it by `token`
-  /// before the loop's end, or count one operation in flight.
+  /// Prepares the read of the next signal; one at a time. It stays in flight until a signal comes: cancel it
+  /// by `token` before the loop's end, or count one operation in flight.
   void prepare(io_uring_sqe& sqe, Token token) noexcept {
     prep::read(sqe, fd_.get(), &info_, sizeof info_, 0, token);
   }

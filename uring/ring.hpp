@@ -179,8 +179,9 @@ class BasicRing {
   /// ready. A signal does not end the wait, nor stretch it. `want` 0, or a zero time-out: do not wait, but
   /// let the kernel post what it has.
   ///
-  /// `min_wait` (6.12, ignored before): collect for that long, then return if there is at least one
-  /// completion. It trades latency for larger batches.
+  /// `min_wait` (6.12; before, `want` is taken to be 1): collect up to `want` for that long, then return if
+  /// there is at least one completion. It trades latency for larger batches. (The completion of an
+  /// IORING_OP_TIMEOUT ends the collecting early: it wakes every waiter, whatever it waits for.)
   Waited submit_and_wait(unsigned want, std::chrono::nanoseconds timeout = forever,
                          std::chrono::microseconds min_wait = {}) noexcept;
 

@@ -149,8 +149,9 @@ bool compare(const Options& options, const Target*& guilty) {
           "block " + std::to_string(number + 1) + " of " + std::to_string(blocks.size()) + ": ";
       Result& result = blocks[number][turn];
       result = run(options, target, second ? options.against_pid : options.server_pid, label);
-      if (!result.ok()) {
-        std::fprintf(stderr, "load: %s: %s\n", target.name.c_str(), error_text(result).c_str());
+      if (!result.ok() || result.silent()) {
+        std::fprintf(stderr, "load: %s: %s\n", target.name.c_str(),
+                     result.ok() ? "nothing was answered in so short a time" : error_text(result).c_str());
         if (options.json) std::printf("%s\n", to_json(options, target, result).c_str());
         return false;
       }

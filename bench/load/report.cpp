@@ -1,6 +1,7 @@
 #include "bench/load/report.hpp"
 
 #include <cmath>
+#include <cstdarg>
 #include <cstdio>
 
 #include "bench/load/made_files.hpp"
@@ -8,15 +9,13 @@
 namespace load {
 namespace {
 
-// The arguments of every call are numbers and short texts.
-template <class... Arguments>
-std::string text(const char* format, Arguments... arguments) {
+// Numbers and short texts only: what is longer than a line is cut.
+[[gnu::format(printf, 1, 2)]] std::string text(const char* format, ...) {
   char line[512];
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wformat-nonliteral"
-#pragma GCC diagnostic ignored "-Wformat-security"
-  std::snprintf(line, sizeof line, format, arguments...);
-#pragma GCC diagnostic pop
+  std::va_list arguments;
+  va_start(arguments, format);
+  std::vsnprintf(line, sizeof line, format, arguments);
+  va_end(arguments);
   return line;
 }
 
@@ -77,9 +76,8 @@ std::string rate_lines(const TrafficResult& traffic, const Result& result) {
   lines += "  latency        " + latency_line(traffic.latency) + "\n";
   if (traffic.unsent != 0) {
     lines += "  note: " + grouped(traffic.unsent) +
-             " messages were due and could never be sent: too much was asked for. They are among the "
-             "latencies with "
-             "what they had waited\n";
+             " messages were due and could never be sent: too much was asked for.\n"
+             "        They are among the latencies with what they had waited\n";
   }
   return lines;
 }
@@ -91,7 +89,7 @@ std::string share_text(const char* who, const Usage& usage, const Result& result
 
 std::string cpu_lines(const Result& result) {
   std::string lines = "  CPU            " + share_text("generator", result.own, result) + "\n";
-  if (!result.server) return lines;
+  if (!result.server || result.verified() == 0) return lines;
   const double messages = static_cast<double>(result.verified());
   lines += "                 " + share_text("server", *result.server, result);
   return lines + text(": %.3f us and %.3f context switches a message\n", result.server->cpu * 1e6 / messages,
@@ -100,6 +98,7 @@ std::string cpu_lines(const Result& result) {
 
 std::string notes(const Result& result) {
   std::string lines;
+  if (result.silent()) lines += "  note: nothing was answered in so short a time; measure longer\n";
   if (result.limit() == Limit::generator) {
     lines += "  note: the generator was the bottleneck, not the server: the rate is a lower bound\n";
   } else if (result.limit() == Limit::perhaps_generator) {
@@ -244,8 +243,9 @@ std::string to_json(const Options& options, const Target& target, const Result& 
   json += std::string(", \"late\": ") + (result.late() ? "true" : "false");
   json += ", \"generator\": " + usage_json(result.own);
   json += ", \"server\": " + (result.server ? usage_json(*result.server) : "null");
-  const double cost = result.server ? result.server->cpu * 1e6 / static_cast<double>(result.verified()) : NAN;
-  json += ", \"server_cpu_us_per_message\": " + json_number(result.ok() ? cost : NAN);
+  const double messages = result.ok() ? static_cast<double>(result.verified()) : 0;
+  const double cost = result.server ? result.server->cpu * 1e6 / messages : std::nan("");
+  json += ", \"server_cpu_us_per_message\": " + json_number(cost);
   json += std::string(", \"disturbed\": ") + (result.disturbed() ? "true" : "false");
   json += ", \"bottleneck\": " + json_string(name_of(result.limit()));
   json += ", \"left_open\": " + std::to_string(result.left_open);

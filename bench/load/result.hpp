@@ -1,6 +1,7 @@
 // What a run has found out, before anybody formats it.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -57,6 +58,11 @@ struct Result {
     std::uint64_t sum = 0;
     for (const TrafficResult& one : traffic) sum += one.verified;
     return sum;
+  }
+  /// Some kind of traffic had no answer in the window: there is nothing to divide by.
+  bool silent() const noexcept {
+    return std::any_of(traffic.begin(), traffic.end(),
+                       [](const TrafficResult& one) { return one.verified == 0; });
   }
   bool ok() const noexcept { return measured && errors.all() == 0; }
   bool late() const noexcept { return open_loop && lag.quantile(990'000) > late_bound; }

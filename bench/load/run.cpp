@@ -182,10 +182,6 @@ void start(Run& run) {
                                                       static_cast<double>(flow.traffic->rate));
     }
   }
-  if (run.options.messages != 0) {
-    run.window_begin = now;
-    run.counting = true;
-  }
   for (Connection& connection : run.connections) pump(run, connection);
 }
 
@@ -228,6 +224,7 @@ Usage difference(const Reading& before, const Reading& after) {
 }
 
 void warm_up(Run& run) {
+  if (run.options.messages != 0) return;
   start(run);
   loop_until(run, run.flows.front().timetable.start + run.options.warm_up);
 }
@@ -240,7 +237,8 @@ void measure(Run& run, ::pid_t pid) {
   const Reading own_before = read(own);
   const Reading server_before = server ? read(*server) : Reading{};
   run.counting = true;
-  run.window_begin = std::min(run.window_begin, now_ns());
+  run.window_begin = now_ns();
+  if (run.options.messages != 0) start(run);
   const std::uint64_t begin =
       run.result.open_loop ? run.flows.front().timetable.start + run.options.warm_up : run.window_begin;
   loop_until(run, run.options.messages != 0 ? UINT64_MAX : begin + run.options.duration);

@@ -51,10 +51,10 @@ const std::set<std::string> arm64_releases{"stlr", "stlrh", "stlrb", "stlur", "s
 constexpr const char* no_x86_64 = "no compiler for x86-64 here: make deps";
 constexpr const char* no_arm64 = "no compiler for arm64 here: make deps (g++-aarch64-linux-gnu)";
 
-/// The mutants whose order is an acquire or a release; the others weaken the fence.
+/// The mutants that make an acquire or a release relaxed; the others weaken the fence.
 std::vector<std::string> relaxed_mutants() {
   std::vector<std::string> names = barriers::mutants();
-  std::erase_if(names, [](const std::string& name) { return name.starts_with("wakeup_fence_"); });
+  std::erase_if(names, [](const std::string& name) { return !name.ends_with("_relaxed"); });
   return names;
 }
 
@@ -133,6 +133,7 @@ TEST_CASE("x86-64 cannot show a relaxed order at run time: the instructions of i
   const Listing correct = listing("x86_64");
   for (const std::string& mutant : relaxed_mutants()) {
     const Listing weakened = listing("x86_64", mutant);
+    REQUIRE_MESSAGE(weakened.size() == correct.size(), "no listing of " << mutant);
     for (const std::string& name : barriers::functions_of_header()) {
       CAPTURE(mutant);
       CAPTURE(name);
@@ -146,6 +147,7 @@ TEST_CASE("arm64: a relaxed order changes the one function that it belongs to") 
   const Listing correct = listing("arm64");
   for (const std::string& mutant : relaxed_mutants()) {
     const Listing weakened = listing("arm64", mutant);
+    REQUIRE_MESSAGE(weakened.size() == correct.size(), "no listing of " << mutant);
     std::vector<std::string> changed;
     for (const std::string& name : barriers::functions_of_header()) {
       if (weakened.at(name) != correct.at(name)) changed.push_back(name);

@@ -28,7 +28,7 @@ awk '
     if (file == 1) names[++functions] = name
     next
   }
-  /^    (lock|mfence|xchg|dmb|stlr|stlrh|ldar|ldapr|ldarh) / {
+  /^    (lock|mfence|xchg|dmb|stlr|stlrh|ldar|ldapr|ldarh)( |$)/ {
     found = $1 ($1 == "lock" || $1 == "dmb" ? " " $2 : "")
     orders[file, name] = orders[file, name] (orders[file, name] == "" ? "" : ", ") found
   }

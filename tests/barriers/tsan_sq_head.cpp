@@ -1,7 +1,7 @@
 // SQ head: a release by the kernel, an acquire by the application. It says that the kernel has read the SQEs
 // before it.
 //
-// The SQ is so small that every slot is used a hundred times. The SQ tail is there too (how else would the
+// The SQ is so small that every slot is used thirty-two times. The SQ tail is there too (how else would the
 // kernel know of an SQE?), but its edge leads the other way. TSan's report for sq_head_relaxed: the
 // application *writes* an SQE into a slot that the kernel *read*.
 
@@ -11,7 +11,7 @@
 namespace {
 
 constexpr unsigned entries = 4;
-constexpr unsigned laps = 100;
+constexpr unsigned laps = 32;
 
 unsigned kernel_takes_sqes(barriers::MockRing& mock, std::uint32_t start) {
   unsigned wrong = 0;

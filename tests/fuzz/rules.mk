@@ -1,5 +1,5 @@
-# The fuzz target of the wire formats. libFuzzer comes with clang++, whatever CXX is; where there is none, the suite
-# says so and is skipped. `make fuzz SECONDS=600` runs it for longer than the ten seconds of `make test`.
+# The fuzz target of the wire formats. libFuzzer comes with clang++, whatever CXX is; where there is none, the
+# suite says so and is skipped. `make fuzz SECONDS=600` runs it for longer than the ten seconds of `make test`.
 
 FUZZ_CXX := $(shell command -v clang++)
 FUZZ_SOURCES := tests/fuzz/wire_fuzz.cpp $(COMMON)

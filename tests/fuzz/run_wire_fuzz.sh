@@ -18,8 +18,8 @@ mkdir -p build/fuzz/corpus
 # -timeout is for one input: a loop without an end.
 export ASAN_OPTIONS=quarantine_size_mb=8:${ASAN_OPTIONS:-}
 if build/fuzz/wire_fuzz -max_total_time="${FUZZ_SECONDS:-10}" -timeout=20 -max_len=1000 -len_control=10 \
-  -dict=tests/fuzz/wire.dict -artifact_prefix=build/fuzz/ -print_final_stats=1 build/fuzz/corpus \
-  tests/fuzz/wire_seeds; then
+  -dict=tests/fuzz/wire.dict -artifact_prefix=build/fuzz/ -print_final_stats=1 -verbosity=0 \
+  build/fuzz/corpus tests/fuzz/wire_seeds; then
   echo 'suite: 1 passed, 0 failed, 0 skipped'
 else
   echo 'failed: wire_fuzz: the input is named above'

@@ -90,8 +90,7 @@ TEST_CASE("links roll nothing back: what was written before the chain broke stay
   CHECK(::pread(file.get(), content.data(), content.size(), 0) == 5);
 }
 
-TEST_CASE(
-    "an SQE that the kernel cannot parse cancels the earlier links of its chain too, hard links included") {
+TEST_CASE("an SQE that cannot be parsed cancels the earlier links of its chain too, hard links included") {
   SKIP_WITHOUT_IO_URING();
   for (const bool hard : {false, true}) {
     CAPTURE(hard);
@@ -121,8 +120,7 @@ TEST_CASE("each link of a chain posts its CQE when it completes, not all at the 
   CHECK(ring.results(2) == "2:1 3:0");
 }
 
-TEST_CASE(
-    "LINK belongs on all SQEs of a chain but the last: on the last it drags a stranger into the chain") {
+TEST_CASE("LINK belongs on all SQEs of a chain but the last; there it drags a stranger into the chain") {
   SKIP_WITHOUT_IO_URING();
   RawRing ring(8);
   const Pipe pipe;
@@ -225,9 +223,7 @@ TEST_CASE("DRAIN waits for all that was submitted before, and all that is submit
   CHECK(text_of(sorted(ring.take(4))) == "1:1 2:0 3:0 4:0");
 }
 
-TEST_CASE(
-    "one idle read stalls a ring with a DRAIN in it, a cancel SQE included; a synchronous cancel gets "
-    "through") {
+TEST_CASE("one idle read stalls a ring with a DRAIN in it, a cancel SQE included; SYNC_CANCEL gets through") {
   SKIP_WITHOUT_IO_URING();
   SKIP_UNLESS(linux_at_least(6, 0), "SYNC_CANCEL needs Linux 6.0");
   RawRing ring(8);

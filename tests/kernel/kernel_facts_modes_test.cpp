@@ -119,8 +119,7 @@ int wait_while_a_read_completes(std::uint32_t ring_flags, int milliseconds) {
   });
 }
 
-TEST_CASE(
-    "a completion interrupts another blocking system call of its thread, unless the ring has DEFER_TASKRUN") {
+TEST_CASE("a completion interrupts other blocking system calls of its thread, but not with DEFER_TASKRUN") {
   SKIP_WITHOUT_IO_URING();
   SKIP_UNLESS(linux_at_least(6, 1), "DEFER_TASKRUN needs Linux 6.1");
   CHECK(wait_while_a_read_completes(0, 20'000) == -EINTR);  // and no signal far and wide
@@ -128,9 +127,7 @@ TEST_CASE(
   CHECK(wait_while_a_read_completes(deferred, 200) == 0);
 }
 
-TEST_CASE(
-    "a ring that is torn down interrupts, a little later, the threads that used it: a blocking call sees "
-    "EINTR") {
+TEST_CASE("a ring that is torn down interrupts its threads once more: a blocking call ends with EINTR") {
   SKIP_WITHOUT_IO_URING();
   SKIP_UNLESS(linux_at_least(6, 1), "DEFER_TASKRUN needs Linux 6.1");
   const auto interrupted = [] {
@@ -232,9 +229,7 @@ TEST_CASE("a tail stored while the SQPOLL thread sleeps is not seen until somebo
   CHECK(ring.results(1) == "1:0");
 }
 
-TEST_CASE(
-    "an SQPOLL thread sleeps until its first work; from then on it spins, and the process pays for its CPU "
-    "time") {
+TEST_CASE("an SQPOLL thread sleeps until its first work, then spins, on the process's account") {
   SKIP_WITHOUT_IO_URING();
   RawRing ring(4, IORING_SETUP_SQPOLL, 0, 600'000);
   CHECK(eventually([&] { return ring.flag(IORING_SQ_NEED_WAKEUP); }));
@@ -262,9 +257,7 @@ TEST_CASE("on an SQPOLL ring enter returns the number it was passed, whatever th
   CHECK(ring.ready() == 0);
 }
 
-TEST_CASE(
-    "SQ_WAIT waits for the SQPOLL thread to make room; like any wait, it may end early and must be "
-    "repeated") {
+TEST_CASE("SQ_WAIT waits until the SQPOLL thread made room; it may end early, like any wait") {
   SKIP_WITHOUT_IO_URING();
   RawRing ring(4, IORING_SETUP_SQPOLL);
   wait_until_idle(ring);

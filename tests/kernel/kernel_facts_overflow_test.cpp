@@ -51,8 +51,7 @@ TEST_CASE("a full CQ does not hinder submission") {
   CHECK(ring.take(13).size() == 13);
 }
 
-TEST_CASE(
-    "an overflow loses nothing: reap, enter(GETEVENTS), and so on until the flag clears; the order is kept") {
+TEST_CASE("an overflow loses nothing: reap, enter(GETEVENTS), repeat until the flag clears; order is kept") {
   SKIP_WITHOUT_IO_URING();
   Overflown ring;
   CHECK(ring.results_now() == all_zero(1, 4));
@@ -170,9 +169,7 @@ TEST_CASE("a ring can be resized while it lives: completions and operations in f
   CHECK(resize(not_deferred, 64, 256) == -EINVAL);
 }
 
-TEST_CASE(
-    "closing the ring's descriptor cancels nothing while its memory is mapped: a read still lands in its "
-    "buffer") {
+TEST_CASE("closing a ring cancels nothing while its memory is mapped: a read still lands in its buffer") {
   SKIP_WITHOUT_IO_URING();
   RawRing ring(4);
   const Pipe pipe;
@@ -188,8 +185,7 @@ TEST_CASE(
   CHECK(ring.results_now() == "1:1");
 }
 
-TEST_CASE(
-    "a forked child inherits the ring: what it submits to the descriptor completes in the parent's CQ") {
+TEST_CASE("a forked child inherits the ring: what it submits completes in the parent's CQ") {
   SKIP_WITHOUT_IO_URING();
   RawRing ring(4);
   CHECK(in_child([&] {

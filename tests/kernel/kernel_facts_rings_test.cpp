@@ -18,8 +18,7 @@ namespace prep = uring::prep;
 
 // ---- Indices --------------------------------------------------------------------------------------------------------
 
-TEST_CASE(
-    "the application consumes by advancing the CQ head; a CQ tail that it writes invents a completion") {
+TEST_CASE("the application consumes by advancing the CQ head; a CQ tail it writes invents a completion") {
   SKIP_WITHOUT_IO_URING();
   RawRing ring(4);
   ring.prepare_nops(1, 1);
@@ -89,8 +88,7 @@ TEST_CASE("a bad index in the SQ array costs its entry: no completion, but `drop
   CHECK(ring.ready() == 0);
 }
 
-TEST_CASE(
-    "a full SQ is noticed in user space: the kernel takes every batch while 1600 operations are in flight") {
+TEST_CASE("a full SQ is noticed in user space; the kernel takes each batch, 1600 operations in flight") {
   SKIP_WITHOUT_IO_URING();
   RawRing ring(8, 0, 16);
   const Pipe pipe;

@@ -118,6 +118,27 @@ TEST_CASE("busy-waiting finds a completion that DEFER_TASKRUN holds back, and bl
   CHECK(impatient.run_once([](const io_uring_cqe&) {}, 10ms) == 0);
 }
 
+TEST_CASE("a loop that gathers wakes up once for completions that come apart") {
+  SKIP_WITHOUT_IO_URING();
+  uring::Ring ring({.entries = 4});
+  SKIP_UNLESS((ring.features() & uring::abi::feat_min_timeout) != 0, "min-wait needs Linux 6.12");
+  uring::Loop loop(ring, {.gather = 2s});
+  const uring::FileDescriptor first(::eventfd(0, EFD_CLOEXEC));
+  const uring::FileDescriptor second(::eventfd(0, EFD_CLOEXEC));
+  std::uint64_t values[2] = {};
+  uring::prep::read(*loop.next_sqe(), first.get(), &values[0], sizeof values[0], 0, Token{1});
+  uring::prep::read(*loop.next_sqe(), second.get(), &values[1], sizeof values[1], 0, Token{2});
+  std::thread writer([&] {
+    const std::uint64_t one = 1;
+    for (const int fd : {first.get(), second.get()}) {
+      std::this_thread::sleep_for(20ms);
+      CHECK(::write(fd, &one, sizeof one) == sizeof one);
+    }
+  });
+  CHECK(loop.run_once([](const io_uring_cqe& cqe) { CHECK(cqe.res == 8); }) == 2);
+  writer.join();
+}
+
 TEST_CASE("a signal arrives as a completion and stops the loop") {
   SKIP_WITHOUT_IO_URING();
   uring::Ring ring({.entries = 4});

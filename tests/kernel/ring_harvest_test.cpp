@@ -59,9 +59,7 @@ TEST_CASE("the kernel gets all slots of a harvest back at its end, by one store"
   CHECK(ring.snapshot().cq_head == 3);
 }
 
-TEST_CASE(
-    "a handler that returns false stops behind its CQE; the rest stays, in order, across the end of the "
-    "array") {
+TEST_CASE("a handler that returns false stops behind its CQE; the rest stays, in order, across the wrap") {
   SKIP_WITHOUT_IO_URING();
   Ring ring({.entries = 4, .cq_entries = 4});
   std::uint64_t first = 1;
@@ -185,9 +183,7 @@ TEST_CASE("an empty CQ without a hint costs no system call; one with a hint cost
   CHECK(watched.enters == before + 1);
 }
 
-TEST_CASE(
-    "a completion that waits for its thread under DEFER_TASKRUN is found by an empty harvest, without "
-    "blocking") {
+TEST_CASE("what waits for its thread under DEFER_TASKRUN is found by an empty harvest, without blocking") {
   SKIP_WITHOUT_IO_URING();
   WatchedKernel watched;
   Ring ring({.entries = 4}, watched.kernel());

@@ -87,8 +87,7 @@ TEST_CASE("without CLAMP more than 32768 entries are refused; a CQ smaller than 
 
 // ---- Flags ----------------------------------------------------------------------------------------------------------
 
-TEST_CASE(
-    "a setup flag that the layer does not implement is refused by name, and the kernel is not even asked") {
+TEST_CASE("a setup flag that is not implemented is refused by name, and the kernel is not even asked") {
   SKIP_WITHOUT_IO_URING();
   WatchedKernel watched;
   unsigned refused = 0;
@@ -108,9 +107,7 @@ TEST_CASE(
   CHECK(watched.setups == 0);
 }
 
-TEST_CASE(
-    "a flag that the layer takes is one it keeps: rings of every kind run three laps with their indices "
-    "intact") {
+TEST_CASE("a setup flag that is taken is kept: rings of every kind run three laps, their indices intact") {
   SKIP_WITHOUT_IO_URING();
   constexpr std::uint32_t single = IORING_SETUP_SINGLE_ISSUER;
   for (const std::uint32_t flags :
@@ -163,8 +160,7 @@ TEST_CASE("a ring is one descriptor and two mappings; a thousand rings later not
   CHECK(ring_mappings() == mappings);
 }
 
-TEST_CASE(
-    "a ring can be moved with SQEs prepared and completions unread; what it was moved from holds nothing") {
+TEST_CASE("a ring can be moved with SQEs prepared and completions unread; the old one holds nothing") {
   SKIP_WITHOUT_IO_URING();
   const std::size_t descriptors = open_descriptors();
   {
@@ -220,9 +216,7 @@ TEST_CASE("enter uses the registered index of the ring, and rings do not confuse
   CHECK(watched.last_flags == 0);
 }
 
-TEST_CASE(
-    "a thread can register sixteen rings; the seventeenth works by its descriptor, and destruction frees the "
-    "place") {
+TEST_CASE("a thread registers sixteen rings; the next works by descriptor, and destruction frees a place") {
   SKIP_WITHOUT_IO_URING();
   SKIP_UNLESS(linux_at_least(5, 18), "registered rings need Linux 5.18");
   std::vector<std::unique_ptr<Ring>> rings;

@@ -257,8 +257,7 @@ TEST_CASE("with SUBMIT_ALL, a default, a bad SQE holds up nobody") {
   CHECK(ring.counters().short_submits == 0);
 }
 
-TEST_CASE(
-    "submit_and_wait does not take a short submit for a wait that was met: it sends the rest and waits") {
+TEST_CASE("submit_and_wait does not take a short submit for a met wait: it sends the rest, and waits") {
   SKIP_WITHOUT_IO_URING();
   Ring ring({.entries = 8, .flags = stops_at_bad_sqes});
   prepare_nops(ring, 1, 1);

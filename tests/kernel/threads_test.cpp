@@ -45,9 +45,7 @@ TEST_CASE("the wrong thread hears EEXIST, whatever it tries, and nothing is lost
 }
 
 #ifndef NDEBUG
-TEST_CASE(
-    "a registered ring on the wrong thread is caught by an assertion: its index would mean another ring "
-    "there") {
+TEST_CASE("a registered ring on the wrong thread is an assertion: its index would mean another ring there") {
   SKIP_WITHOUT_IO_URING();
   SKIP_UNLESS(linux_at_least(5, 18), "registered rings need Linux 5.18");
   CHECK(in_child([] {
@@ -177,8 +175,7 @@ TEST_CASE("a message wakes the thread that waits on another ring; value and user
   CHECK(received[0].res == -7);
 }
 
-TEST_CASE(
-    "messages to a ring that is full arrive all the same, in order; a target that is no ring is EBADFD") {
+TEST_CASE("messages to a full ring arrive all the same, in order; a target that is no ring is EBADFD") {
   SKIP_WITHOUT_IO_URING();
   SKIP_UNLESS(linux_at_least(5, 18), "MSG_RING needs Linux 5.18");
   Ring sender({.entries = 8});

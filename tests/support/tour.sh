@@ -15,7 +15,7 @@ section "1. What this kernel can do: $bin/uring_probe"
 "$bin/uring_probe"
 
 section "2. Both rings, step by step: $bin/m1_ring_basics (with --step it waits for Enter)"
-"$bin/m1_ring_basics"
+"$bin/m1_ring_basics" "$file"
 
 section "3. A real job: $bin/m1_ring_basics copy $file"
 "$bin/m1_ring_basics" copy "$file" "$copy"
