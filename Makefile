@@ -147,7 +147,8 @@ tour:  ## build, then see Milestone 1 at work: make tour FILE=some/file/of/yours
 # EVERYTHING     what `make everything` compiles besides
 #
 # The files included here add to these three and hold the rules of their folders: the proofs of the barriers (asm,
-# mutant), the benchmarks (bench, bench-instructions). They may use COMPILE, objects, binary, say and Q.
+# mutant), the fuzzer (fuzz), the benchmarks (bench, bench-instructions). They may use COMPILE, objects, binary, say
+# and Q.
 
 TEST_BINARIES := $(PROGRAMS:%=$(dir_release)/%) $(PROGRAMS:%=$(dir_asan)/%) \
   $(dir_asan)/example_suite $(dir_asan)/run_tests $(dir_tsan)/run_tests
@@ -155,7 +156,6 @@ TEST_SUITES := $(dir_asan)/run_tests $(dir_tsan)/run_tests
 
 RULES := $(sort $(wildcard tests/*/rules.mk bench/rules.mk))
 include $(RULES)
--include tests/fuzz/rules.mk
 
 everything: $(EVERYTHING)
 
@@ -224,6 +224,6 @@ clean:  ## remove all that was built
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-zA-Z0-9_.-]+:.*## / { printf "  make %-22s %s\n", $$1, $$2 }' \
-	  $(wildcard Makefile tests/barriers/rules.mk bench/rules.mk tests/fuzz/rules.mk)
+	  Makefile $(RULES)
 
 -include $(shell find $(B) -name '*.d' 2>/dev/null)
