@@ -61,7 +61,11 @@ TEST_CASE("without io_uring the probe says why and nothing else") {
 TEST_CASE("a kernel that cannot be probed still tells its setup flags") {
   SKIP_WITHOUT_IO_URING();
   uring::Kernel old = uring::real_kernel;
-  old.register_ = [](void*, int, unsigned, void*, unsigned) { return -EINVAL; };
+  old.register_ = [](void* self, int fd, unsigned opcode, void* argument, unsigned count) {
+    const bool newer = opcode == IORING_REGISTER_PROBE || opcode == IORING_REGISTER_RING_FDS ||
+                       opcode == IORING_REGISTER_PBUF_RING;
+    return newer ? -EINVAL : uring::real_kernel.register_(self, fd, opcode, argument, count);
+  };
   const uring::Capabilities found = uring::probe_capabilities(old);
   CHECK(!found.has_opcode(IORING_OP_NOP));
   CHECK(!found.registered_ring_fd);
