@@ -78,7 +78,7 @@ inline std::uint32_t company_of(std::uint32_t flag) noexcept {
 }
 
 inline bool accepts_setup_flag(const Kernel& kernel, std::uint32_t flag) {
-  constexpr std::size_t two_pages = 2 * 4096;
+  constexpr std::size_t two_pages = 8192;
   Mapping memory;
   if (flag == abi::setup_no_mmap || flag == abi::setup_registered_fd_only) {
     void* const pages =
