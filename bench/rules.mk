@@ -20,8 +20,8 @@ $(BENCH_OBJECTS): $(dir_release)/obj/liburing
 
 # -g0: valgrind 3.19 gives up on clang's debugging information.
 $(BENCH_OBJECTS): defines = -g0 $(if $(LIBURING_VERSION),-DLIBURING_VERSION=\"$(LIBURING_VERSION)\")
-$(dir_release)/bench_instructions: private LDFLAGS += $(LIBURING)
-$(dir_release)/nop_round_trips: private LDFLAGS += -lbenchmark $(LIBURING)
+$(dir_release)/bench_instructions: override private LDFLAGS += $(LIBURING)
+$(dir_release)/nop_round_trips: override private LDFLAGS += -lbenchmark $(LIBURING)
 $(eval $(call binary,release,bench_instructions,$(INSTRUCTIONS)))
 $(eval $(call binary,release,nop_round_trips,$(ROUND_TRIPS)))
 
@@ -42,3 +42,5 @@ bench-instructions: deps  ## instructions per SQE, CQE and submit, ours and libu
 	@$(MAKE) run-bench-instructions
 run-bench-instructions: $(dir_release)/bench_instructions
 	@$<
+
+-include bench/load/rules.mk

@@ -123,7 +123,8 @@ class WaitArgument {
  public:
   WaitArgument(std::chrono::nanoseconds timeout, std::chrono::microseconds min_wait) noexcept
       : min_wait_(min_wait) {
-    // For ever, but with a min_wait: without any time-out the kernel would give up, with -ETIME, when *that* is over.
+    // For ever, but with a min_wait: without any time-out the kernel would give up, with -ETIME, when *that*
+    // is over.
     if (timeout == forever) timeout = std::chrono::hours(24 * 365 * 100);
     const auto now = Clock::now();
     deadline_ = timeout < Clock::time_point::max() - now ? now + timeout : Clock::time_point::max();

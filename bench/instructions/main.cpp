@@ -194,7 +194,7 @@ void print_table(Costs cost) {
   print("cqe add", ours("harvest and add"), theirs("for_each_cqe and add"),
         "the handler adds user_data to a sum");
   print("submit", submit, their_submit, "up to the call through the seam | to the system call and back");
-  print("submit enter", submit + way_in, their_submit, "to the system call and back, by libc's syscall()");
+  print("submit enter", submit + way_in, their_submit, "to the system call and back");
   print("round trip", round_trip, theirs("round trip") - one_call, "one SQE, submit_and_wait(1), one CQE");
 }
 

@@ -11,7 +11,8 @@
 #   servers/common/    knows neither io_uring nor epoll
 #   servers/<one>/     never includes another milestone's folder
 #   baseline_epoll/    never includes uring/, common_ring/ or <linux/io_uring.h>
-#   uring/indices.hpp  is the only file of uring/ and servers/ with an atomic access, a fence or inline assembly
+#   uring/indices.hpp  is the only file of uring/ and servers/ with an atomic access, a fence or inline assembly;
+#                      uring/syscalls.hpp may have assembly, for its one system call
 #   <liburing.h>       is included below bench/ only
 #
 # Each file is checked for itself, so no chain of includes can get around it. Our own folders count the same in "" and
@@ -110,6 +111,7 @@ barriers() { # FILE
 check_barriers() { # FILE
   local number word
   while IFS=: read -r number word; do
+    [[ $1 == uring/syscalls.hpp && $word == asm ]] && continue
     complain "$1:$number" "$word belongs into uring/indices.hpp"
   done < <(barriers "$1")
 }
