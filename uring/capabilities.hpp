@@ -13,6 +13,7 @@
 #pragma once
 
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <array>
 #include <cstdint>
@@ -26,15 +27,20 @@
 namespace uring {
 
 struct Capabilities {
-  int setup_error = 0;  // why there is no io_uring at all (positive errno), or 0; then the rest is empty
-  std::uint32_t features = 0;  // IORING_FEAT_* and uring::abi::feat_*
-  std::uint32_t setup_flags =
-      0;  // IORING_SETUP_* that the kernel accepts (each with what it needs beside it)
-  std::array<bool, 256>
-      opcodes{};             // IORING_OP_* that it implements; all false before 5.6, which cannot be asked
-  unsigned last_opcode = 0;  // the highest it knows
-  bool registered_ring_fd = false;     // IORING_REGISTER_RING_FDS works (5.18)
-  bool provided_buffer_rings = false;  // IORING_REGISTER_PBUF_RING works (5.19)
+  /// Why there is no io_uring at all (positive errno), or 0. If not 0, the rest is empty.
+  int setup_error = 0;
+  /// IORING_FEAT_* and uring::abi::feat_*.
+  std::uint32_t features = 0;
+  /// IORING_SETUP_* that the kernel accepts, each with what it needs beside it.
+  std::uint32_t setup_flags = 0;
+  /// IORING_OP_* that it implements; all false before 5.6, which cannot be asked.
+  std::array<bool, 256> opcodes{};
+  /// The highest opcode it knows.
+  unsigned last_opcode = 0;
+  /// IORING_REGISTER_RING_FDS works (5.18).
+  bool registered_ring_fd = false;
+  /// IORING_REGISTER_PBUF_RING works (5.19).
+  bool provided_buffer_rings = false;
 
   bool has_feature(std::uint32_t feature) const noexcept { return (features & feature) != 0; }
   bool has_setup_flag(std::uint32_t flag) const noexcept { return (setup_flags & flag) != 0; }
@@ -42,6 +48,8 @@ struct Capabilities {
 };
 
 namespace detail {
+
+inline std::size_t page_bytes() noexcept { return static_cast<std::size_t>(::sysconf(_SC_PAGESIZE)); }
 
 /// Sets up a ring of one entry with `flags`, nothing mapped: its descriptor, or -errno.
 inline int try_setup(const Kernel& kernel, std::uint32_t flags, io_uring_params& params,
@@ -52,7 +60,7 @@ inline int try_setup(const Kernel& kernel, std::uint32_t flags, io_uring_params&
   if ((flags & abi::setup_no_mmap) != 0) {
     // The application brings the memory: one page for the rings, one for the SQEs.
     abi::set_user_addr(params.cq_off, memory);
-    abi::set_user_addr(params.sq_off, memory + 4096);
+    abi::set_user_addr(params.sq_off, memory + page_bytes());
   }
   return kernel.setup(kernel.self, 1, &params);
 }
@@ -78,7 +86,7 @@ inline std::uint32_t company_of(std::uint32_t flag) noexcept {
 }
 
 inline bool accepts_setup_flag(const Kernel& kernel, std::uint32_t flag) {
-  constexpr std::size_t two_pages = 8192;
+  const std::size_t two_pages = 2 * page_bytes();
   Mapping memory;
   if (flag == abi::setup_no_mmap || flag == abi::setup_registered_fd_only) {
     void* const pages =

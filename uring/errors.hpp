@@ -75,35 +75,31 @@ inline std::string errno_text(int error) {
 inline std::string explain_setup(int error, const HostFacts& host) {
   switch (error) {
     case ENOSYS:
-      return "this kernel has no io_uring: it is older than 5.1 or built without CONFIG_IO_URING, or a "
-             "sandbox "
-             "pretends so. Nothing but another kernel (or another sandbox) helps.";
+      return "this kernel has no io_uring: it is older than 5.1 or built without CONFIG_IO_URING, "
+             "or a sandbox pretends so. Nothing but another kernel (or another sandbox) helps.";
     case EPERM:
     case EACCES:
       if (host.io_uring_disabled == 2) {
-        return "kernel.io_uring_disabled is 2: io_uring is switched off for everyone on this host. As root: "
-               "sysctl "
-               "kernel.io_uring_disabled=0";
+        return "kernel.io_uring_disabled is 2: io_uring is switched off for everyone on this host. "
+               "As root: sysctl kernel.io_uring_disabled=0";
       }
       if (host.io_uring_disabled == 1) {
-        return "kernel.io_uring_disabled is 1: only processes with CAP_SYS_ADMIN, or in the group that "
-               "kernel.io_uring_group names, may create rings. Run as one of those, or as root: sysctl "
-               "kernel.io_uring_disabled=0";
+        return "kernel.io_uring_disabled is 1: only processes with CAP_SYS_ADMIN, or in the group "
+               "that kernel.io_uring_group names, may create rings. Run as one of those, or as "
+               "root: sysctl kernel.io_uring_disabled=0";
       }
       if (host.seccomp_mode == 2) {
-        return "a seccomp filter forbids it, as the default profiles of Docker (since 25) and containerd do. "
-               "Run the "
-               "container with a profile that also allows io_uring_setup, io_uring_enter and "
-               "io_uring_register.";
+        return "a seccomp filter forbids it, as the default profiles of Docker (since 25) and "
+               "containerd do. Run the container with a profile that also allows io_uring_setup, "
+               "io_uring_enter and io_uring_register.";
       }
-      return "neither kernel.io_uring_disabled nor a seccomp filter forbids it, so a security module "
-             "(SELinux, AppArmor) "
-             "or a flag that needs a privilege does; the host's audit log knows which.";
+      return "neither kernel.io_uring_disabled nor a seccomp filter forbids it, so a security "
+             "module (SELinux, AppArmor) or a flag that needs a privilege does; the host's audit "
+             "log knows which.";
     case ENOMEM:
       if (host.memlock_bytes >= 0) {
-        return "not enough memory, or not enough of it may be locked: rings and registered buffers of one "
-               "user count "
-               "together against RLIMIT_MEMLOCK (ulimit -l), here " +
+        return "not enough memory, or not enough of it may be locked: rings and registered buffers "
+               "of one user count together against RLIMIT_MEMLOCK (ulimit -l), here " +
                std::to_string(host.memlock_bytes / 1024) + " KiB. Raise it, or ask for fewer entries.";
       }
       return "the kernel has no memory for rings of this size. Ask for fewer entries.";
@@ -113,9 +109,10 @@ inline std::string explain_setup(int error, const HostFacts& host) {
     case ENFILE:
       return "the whole system has no file descriptor left (sysctl fs.file-max).";
     case EINVAL:
-      return "the kernel refuses these sizes or flags even after every optional flag was dropped. Entries "
-             "must be 1 to 32768 (more only with IORING_SETUP_CLAMP), the CQ at least as large as the SQ and "
-             "at most 65536; and a kernel older than 5.6 refuses any (this project needs 5.11).";
+      return "the kernel refuses these sizes or flags even after every optional flag was dropped. "
+             "Entries must be 1 to 32768 (more only with IORING_SETUP_CLAMP), the CQ at least as "
+             "large as the SQ and at most 65536; sq_thread_cpu must be a CPU that is online and "
+             "allowed; and a kernel older than 5.6 refuses any (this project needs 5.11).";
     case EFAULT:
       return "the kernel could not read or write the parameters: a bug in the caller.";
     default:
@@ -132,16 +129,16 @@ inline const char* explain_enter(int error) {
     case EBADF:
       return "not an open file descriptor, or (registered ring) an index that this thread did not register";
     case EBADFD:
-      return "the ring is still disabled (IORING_SETUP_R_DISABLED): call enable() on the thread that will "
-             "use it";
+      return "the ring is still disabled (IORING_SETUP_R_DISABLED): call enable() on the thread "
+             "that will use it";
     case EBADR:
       return "the kernel had no memory to queue overflowing completions: some are lost for good";
     case EBUSY:
-      return "completions overflow and cannot be flushed: harvest some, then submit again (kernels before "
-             "5.13)";
+      return "completions overflow and cannot be flushed: harvest some, then submit again (kernels "
+             "before 5.13)";
     case EEXIST:
-      return "the ring belongs to another thread (IORING_SETUP_SINGLE_ISSUER): only the one that created or "
-             "enabled it may enter";
+      return "the ring belongs to another thread (IORING_SETUP_SINGLE_ISSUER): only the one that "
+             "created or enabled it may enter";
     case EFAULT:
       return "the wait argument (time-out or signal mask) is not readable memory";
     case EINTR:

@@ -69,20 +69,21 @@ class BasicLoop {
     return ring_.next_sqe();
   }
 
-  /// A batch with room for a chain of `need` SQEs; empty only if the kernel took nothing. See
-  /// BasicRing::batch.
+  /// A batch with room for a chain of `need` SQEs, at most sq_entries(); empty only if the kernel took
+  /// nothing. See BasicRing::batch.
   typename BasicRing<Sqpoll>::Batch batch(unsigned need) noexcept {
-    while (ring_.sq_space() < need && make_room()) {
+    assert(need <= ring_.sq_entries());
+    while (ring_.sq_space() < need && need <= ring_.sq_entries() && make_room()) {
     }
     return ring_.batch(need);
   }
 
   /// One turn: submits what was prepared, waits for a completion or until `timeout`, and calls `handler(cqe)`
-  /// for those that are there. Returns how many (0: the time-out passed), or -errno if the ring cannot be
-  /// used any more.
+  /// for those that are there. Returns how many (0: the time-out passed, or the kernel was out of memory for
+  /// a moment), or -errno if the ring cannot be used any more.
   template <class Handler>
   int run_once(Handler&& handler, std::chrono::nanoseconds timeout = forever) {
-    if (policy_.busy_wait.count() > 0) spin(std::min<std::chrono::nanoseconds>(policy_.busy_wait, timeout));
+    if (policy_.busy_wait.count() > 0) timeout = spin(timeout);
     // Gathering means to ask for more than the first: whoever wants one gets it at once, min_wait or not.
     const unsigned want = policy_.gather.count() > 0 ? ring_.cq_entries() : 1;
     const Waited waited = ring_.submit_and_wait(want, timeout, policy_.gather);
@@ -143,12 +144,15 @@ class BasicLoop {
     ::nanosleep(&millisecond, nullptr);
   }
 
-  /// Spins until there is something to harvest. Submits first: nothing completes that was not submitted.
-  void spin(std::chrono::nanoseconds limit) noexcept {
-    if (ring_.submit() < 0) return;  // the wait that follows meets the same error and reports it
-    const auto end = std::chrono::steady_clock::now() + limit;
-    while (!ring_.pending() && std::chrono::steady_clock::now() < end) {
-    }
+  /// Spins until there is something to harvest, for busy_wait or `timeout`. Submits first: nothing completes
+  /// that was not submitted. Returns what is left of `timeout`.
+  std::chrono::nanoseconds spin(std::chrono::nanoseconds timeout) noexcept {
+    if (ring_.submit() < 0) return timeout;  // the wait that follows meets the same error and reports it
+    const auto start = std::chrono::steady_clock::now();
+    const std::chrono::nanoseconds limit = std::min<std::chrono::nanoseconds>(policy_.busy_wait, timeout);
+    std::chrono::nanoseconds spent{};
+    while (!ring_.pending() && spent < limit) spent = std::chrono::steady_clock::now() - start;
+    return timeout == forever ? forever : std::max(timeout - spent, spent.zero());
   }
 
   BasicRing<Sqpoll>& ring_;

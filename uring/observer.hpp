@@ -1,8 +1,8 @@
 // What a narrator or a recorder can see of a ring, and what it costs when nobody looks: nothing.
 //
-// A ring reaches the kernel through a Kernel, four function pointers (syscalls.hpp). An Observer is a Kernel that
-// stands in between: it passes every call on, and around each io_uring_enter it reads the shared words, which are
-// all that the two sides ever tell each other.
+// A ring reaches the kernel through a Kernel, four function pointers (syscalls.hpp). An Observer is a Kernel
+// that stands in between: it passes every call on, and around each io_uring_enter it reads the shared words,
+// which are all that the two sides ever tell each other.
 //
 //        ring ──► Observer::kernel() ──► the real kernel (or the mock)
 //                     │  before, after
@@ -11,9 +11,9 @@
 //                                                 the application        the kernel
 //                                                 moved SQ tail, CQ head moved SQ head, CQ tail
 //
-// So there is no "if (observed)" in the ring, and a ring made without an Observer runs the very same instructions
-// as if this file did not exist. The price: what happens *between* two enters is seen at the second one. With SQPOLL,
-// whose point is to enter seldom, that is little.
+// So there is no "if (observed)" in the ring, and a ring made without an Observer runs the very same
+// instructions as if this file did not exist. The price: what happens *between* two enters is seen at the
+// second one. With SQPOLL, whose point is to enter seldom, that is little.
 //
 // Invariant: one Observer per ring; it outlives the ring and stays where it is (the ring holds its address).
 #pragma once
@@ -46,7 +46,8 @@ class Observer {
  public:
   using OnEnter = void (*)(void* context, const EnterEvent& event);
 
-  /// `on_enter` is called after each io_uring_enter, on the ring's thread; it must not use the ring.
+  /// `on_enter` is called after each io_uring_enter, on the ring's thread; it must neither use the ring nor
+  /// throw.
   explicit Observer(OnEnter on_enter, void* context, const Kernel& inner = real_kernel) noexcept
       : on_enter_(on_enter), context_(context), inner_(inner) {}
   Observer(const Observer&) = delete;

@@ -4,8 +4,8 @@
 //
 //      sqe ── link ──► link_timeout       a deadline for one operation
 //      timeout                            a timer of its own; multishot: a clock tick
-//      async_cancel ──► its target        two CQEs: the cancellation's, and the target's own (-ECANCELED), in any
-//      order msg_ring ──► another ring          a CQE over there, without a system call of theirs
+//      async_cancel ──► its target        two CQEs in any order: the cancellation's, and the target's -ECANCELED
+//      msg_ring ──► another ring          a CQE over there, without a system call of theirs
 //
 // Invariant: cancelling never replaces the target's CQE. Whatever was submitted completes by a CQE of its own, once
 // (or, for multishots, a last time), so memory and descriptors are released there and nowhere else.

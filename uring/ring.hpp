@@ -179,9 +179,10 @@ class BasicRing {
   /// ready. A signal does not end the wait, nor stretch it. `want` 0, or a zero time-out: do not wait, but
   /// let the kernel post what it has.
   ///
-  /// `min_wait` (6.12; before, `want` is taken to be 1): collect up to `want` for that long, then return if
-  /// there is at least one completion. It trades latency for larger batches. (The completion of an
-  /// IORING_OP_TIMEOUT ends the collecting early: it wakes every waiter, whatever it waits for.)
+  /// `min_wait` (6.12; before, `want` is taken to be 1): collect up to `want` for that long; after it, one
+  /// completion is enough. It trades latency for larger batches.
+  ///
+  /// error -EBADR: the kernel had no memory for some completions, and they are lost for good.
   Waited submit_and_wait(unsigned want, std::chrono::nanoseconds timeout = forever,
                          std::chrono::microseconds min_wait = {}) noexcept;
 
@@ -274,6 +275,7 @@ class BasicRing {
   unsigned publish_for_sqpoll() noexcept;
   int publish_and_wake() noexcept;
   int fetch_held_back() noexcept;
+  bool lost_some() noexcept;
 
   // Submission, by value: everything that preparing an SQE touches.
   io_uring_sqe* sqes_;
@@ -286,7 +288,8 @@ class BasicRing {
   std::uint32_t cq_head_;  // the next CQE to read; published at the end of a harvest
   // Entering.
   std::uint32_t enter_flags_ = 0;
-  int enter_fd_;  // the descriptor, or its registered index
+  int enter_fd_;                 // the descriptor, or its registered index
+  std::uint32_t reported_lost_;  // of the kernel's counter of lost completions
   bool batch_open_ = false;
   bool harvesting_ = false;
   bool wants_registration_;

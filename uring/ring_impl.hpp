@@ -23,6 +23,7 @@ BasicRing<Sqpoll>::BasicRing(const RingOptions& options, const Kernel& kernel)
   sq_tail_ = load_own_sq_tail(words_);
   sq_limit_ = load_sq_head(words_) + sq_entries();
   cq_head_ = load_own_cq_head(words_);
+  reported_lost_ = load_cq_overflow(words_);
   enter_fd_ = memory_.fd.get();
   // A disabled ring may yet move to another thread, and the registration would not move with it: enable()
   // does it.
@@ -31,7 +32,8 @@ BasicRing<Sqpoll>::BasicRing(const RingOptions& options, const Kernel& kernel)
 
 template <bool Sqpoll>
 BasicRing<Sqpoll>::~BasicRing() {
-  // The index means something on the registering thread only; if that is another one, its end unregisters too.
+  // The index means something on the registering thread only; if that is another one, its end unregisters
+  // too.
   if (!memory_.fd || !ring_fd_registered() || registered_by_ != std::this_thread::get_id()) return;
   io_uring_rsrc_update update{};
   update.offset = static_cast<std::uint32_t>(enter_fd_);
@@ -106,14 +108,21 @@ int BasicRing<Sqpoll>::fetch_held_back() noexcept {
   return std::min(result, 0);
 }
 
+/// Completions were lost since this was asked last.
+template <bool Sqpoll>
+bool BasicRing<Sqpoll>::lost_some() noexcept {
+  const std::uint32_t lost = load_cq_overflow(words_);
+  return lost != std::exchange(reported_lost_, lost);
+}
+
 namespace detail {
 
-/// The argument of a wait that only completions end: there is none. A type of its own, so that such a wait does not pay
-/// for what it does not have.
+/// The argument of a wait that only completions end: there is none. A type of its own, so that such a wait
+/// does not pay for what it does not have.
 struct NoWaitArgument {
   static constexpr unsigned flags() noexcept { return 0; }
   static constexpr const abi::getevents_arg* get() noexcept { return nullptr; }
-  static constexpr bool collects() noexcept { return false; }
+  static constexpr bool collected() noexcept { return false; }
   static constexpr bool renew() noexcept { return true; }
 };
 
@@ -122,13 +131,14 @@ struct NoWaitArgument {
 class WaitArgument {
  public:
   WaitArgument(std::chrono::nanoseconds timeout, std::chrono::microseconds min_wait) noexcept
-      : min_wait_(min_wait) {
+      : collects_(min_wait > min_wait.zero()) {
     // For ever, but with a min_wait: without any time-out the kernel would give up, with -ETIME, when *that*
     // is over.
     if (timeout == forever) timeout = std::chrono::hours(24 * 365 * 100);
     const auto now = Clock::now();
-    deadline_ = timeout < Clock::time_point::max() - now ? now + timeout : Clock::time_point::max();
-    set(timeout);
+    deadline_ = after(now, timeout);
+    collect_until_ = std::min(after(now, min_wait), deadline_);  // in the kernel a longer min_wait would win
+    set(now);
     argument_.ts = reinterpret_cast<std::uint64_t>(&left_);
   }
   WaitArgument(const WaitArgument&) = delete;  // argument_ points into this object
@@ -136,31 +146,39 @@ class WaitArgument {
 
   static constexpr unsigned flags() noexcept { return IORING_ENTER_EXT_ARG; }
   const abi::getevents_arg* get() const noexcept { return &argument_; }
-  bool collects() const noexcept { return min_wait_ > min_wait_.zero(); }
+
+  /// The min_wait is over: from now on one completion is enough.
+  bool collected() const noexcept { return collects_ && Clock::now() >= collect_until_; }
 
   /// Before waiting again: what is left of the time. False: nothing is.
   bool renew() noexcept {
-    const auto left = deadline_ - Clock::now();
-    if (left <= left.zero()) return false;
-    set(left);
+    const auto now = Clock::now();
+    if (now >= deadline_) return false;
+    set(now);
     return true;
   }
 
  private:
   using Clock = std::chrono::steady_clock;  // CLOCK_MONOTONIC, as the kernel's
 
-  void set(std::chrono::nanoseconds left) noexcept {
-    const auto seconds = std::chrono::floor<std::chrono::seconds>(left);
-    left_ = {.tv_sec = seconds.count(), .tv_nsec = (left - seconds).count()};
-    if (!collects()) return;
-    // In the kernel a min_wait that is longer than the time-out would win.
-    const auto rounded = std::chrono::floor<std::chrono::microseconds>(left);
-    const std::chrono::microseconds most(std::numeric_limits<std::uint32_t>::max());
-    argument_.min_wait_usec = static_cast<std::uint32_t>(std::min({rounded, min_wait_, most}).count());
+  static Clock::time_point after(Clock::time_point now, std::chrono::nanoseconds time) noexcept {
+    return time < Clock::time_point::max() - now ? now + time : Clock::time_point::max();
   }
 
-  std::chrono::microseconds min_wait_;
+  void set(Clock::time_point now) noexcept {
+    const std::chrono::nanoseconds left = deadline_ - now;
+    const auto seconds = std::chrono::floor<std::chrono::seconds>(left);
+    left_ = {.tv_sec = seconds.count(), .tv_nsec = (left - seconds).count()};
+    if (!collects_) return;
+    const std::chrono::microseconds most(std::numeric_limits<std::uint32_t>::max());
+    const auto collecting =
+        std::chrono::ceil<std::chrono::microseconds>(std::max(collect_until_ - now, Clock::duration{}));
+    argument_.min_wait_usec = static_cast<std::uint32_t>(std::min(collecting, most).count());
+  }
+
+  bool collects_;
   Clock::time_point deadline_{};
+  Clock::time_point collect_until_{};
   __kernel_timespec left_{};
   abi::getevents_arg argument_{};
 };
@@ -172,6 +190,7 @@ inline Waited BasicRing<Sqpoll>::submit_and_wait(unsigned want, std::chrono::nan
                                                  std::chrono::microseconds min_wait) noexcept {
   assert(!harvesting_);
   want = timeout > timeout.zero() ? std::min(want, cq_entries()) : 0;
+  min_wait = std::min<std::chrono::microseconds>(min_wait, std::chrono::hours(1));  // what fits into 32 bits
   if (min_wait > min_wait.zero() && (features() & abi::feat_min_timeout) == 0) {
     min_wait = {};
     want = std::min(want, 1U);  // cannot collect here: do not make the first completion wait for the others
@@ -208,18 +227,26 @@ Waited BasicRing<Sqpoll>::submit_and_wait_with(unsigned want, Argument&& argumen
     // submit, and after a time-out or a signal it returns the number of SQEs, or 0 if any completion is
     // there. So: look.
     waited.ready = ready();
+    if (argument.collected()) want = std::min(want, 1U);
     const bool met = waited.ready >= want;
-    const bool all_taken = Sqpoll ? unsubmitted() == 0 : result == static_cast<int>(offered);
+    // (An SQPOLL thread that has been woken takes them in its own time: one wake-up is enough.)
+    const bool all_taken = Sqpoll || result == static_cast<int>(offered);
     if (result > 0) {
       waited.submitted += static_cast<unsigned>(result);
       if (!all_taken) ++counters_.short_submits;
     }
     if (result < 0 && result != -EINTR) {
       if (result != -ETIME || !met) waited.error = result;
+      if (result == -EBADR) lost_some();
       break;
     }
     if (met && all_taken) break;
-    if (argument.collects() && waited.ready != 0 && (Sqpoll || all_taken)) break;
+    if (lost_some()) {
+      // The kernel had no memory for a completion. It says -EBADR only when the CQ is empty, and until then
+      // does not wait any more: to ask again would be a spin.
+      waited.error = -EBADR;
+      break;
+    }
     if (result == 0 && offered != 0) break;  // no progress: leave it to the caller
     if (!argument.renew()) {
       if (!met) waited.error = -ETIME;

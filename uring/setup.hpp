@@ -134,8 +134,8 @@ namespace detail {
   throw SetupError(EINVAL, "create a ring", "Not asked of the kernel, refused by this layer: " + why + ".");
 }
 
-/// Sizes and combinations are judged before the kernel is asked, so that its EINVAL can only mean "an unknown
-/// flag".
+/// Sizes and combinations are judged before the kernel is asked, so that its EINVAL means "an unknown flag"
+/// (or, with SQPOLL, a CPU that is not there).
 inline void check_options(const RingOptions& options, std::uint32_t flags, bool sqpoll) {
   for (unsigned bit = 0; bit < 32; ++bit) {
     const std::uint32_t mask = std::uint32_t{1} << bit;

@@ -15,8 +15,7 @@
 // nothing when nobody watches.
 //
 // Error convention, here and in the whole ring layer: the result is >= 0, or it is -errno. `errno` itself is
-// read once, below, directly behind the call that set it. (Kernel code does the same; half of the errno bugs
-// of other ring layers come from returning -1 and negating it again.)
+// read once, below, directly behind the call that set it.
 #pragma once
 
 #include <sys/mman.h>

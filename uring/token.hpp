@@ -67,17 +67,16 @@ class InFlight {
 
   /// Takes a slot for `op` and names it. Empty when `capacity` operations are in flight already.
   std::optional<Token> start(std::uint8_t kind, Op op) {
-    std::uint32_t slot = first_free_;
-    if (slot == none) {
+    if (first_free_ == none) {
       if (entries_.size() == capacity_) return std::nullopt;
-      slot = static_cast<std::uint32_t>(entries_.size());
       entries_.emplace_back();
-    } else {
-      first_free_ = entries_[slot].next_free;
+      first_free_ = static_cast<std::uint32_t>(entries_.size() - 1);
     }
+    const std::uint32_t slot = first_free_;
     Entry& entry = entries_[slot];
+    entry.op.emplace(std::move(op));  // may throw: nothing has changed until it has not
+    first_free_ = std::exchange(entry.next_free, none);
     ++entry.generation;
-    entry.op.emplace(std::move(op));
     ++size_;
     return make_token(kind, slot, entry.generation);
   }
@@ -112,7 +111,7 @@ class InFlight {
   std::size_t size() const noexcept { return size_; }
   std::size_t capacity() const noexcept { return capacity_; }
 
-  /// Calls `visit(Op&)` for each operation in flight: for a report of leaks, or to cancel what is left.
+  /// Calls `visit(Op&)` for each operation in flight: for a report of what leaked.
   template <class Visit>
   void for_each(Visit&& visit) {
     for (Entry& entry : entries_) {

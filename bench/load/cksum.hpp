@@ -3,9 +3,10 @@
 //   $ cksum index.html
 //   3015617425 1256 index.html          checksum, size, name
 //
-// POSIX: a CRC of 32 bits, polynomial 0x04c11db7, highest bit first, over the bytes and then the length (as few bytes as it
-// has, lowest first), inverted. Any tool can produce it, every system has the tool, and a burst of up to 32 wrong bits
-// never passes. Eight bytes are taken at a time, with a table for the place of each ("slicing by eight").
+// POSIX: a CRC of 32 bits, polynomial 0x04c11db7, highest bit first, over the bytes and then the length (as
+// few bytes as it has, lowest first), inverted. Any tool can produce it, every system has the tool, and a
+// burst of up to 32 wrong bits never passes. Eight bytes are taken at a time, with a table for the place of
+// each ("slicing by eight").
 #pragma once
 
 #include <array>

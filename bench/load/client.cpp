@@ -47,8 +47,8 @@ void wait_for_room(Run& run, Connection& connection, bool wanted) {
   watch(run, connection, EPOLL_CTL_MOD, EPOLLIN | (wanted ? std::uint32_t{EPOLLOUT} : 0));
 }
 
-// Takes an address of 127.0.0.0/8 where there are more connections than one has ports. Churned connections that end by FIN
-// leave our port in TIME_WAIT for a minute, so each of them takes the next address.
+// Takes an address of 127.0.0.0/8 where there are more connections than one has ports. Churned connections
+// that end by FIN leave our port in TIME_WAIT for a minute, so each of them takes the next address.
 bool bind_source(Run& run, const Connection& connection) {
   const Traffic& traffic = *connection.flow->traffic;
   const bool turns = traffic.churn && traffic.close == CloseBy::fin;
@@ -170,11 +170,11 @@ std::size_t fill(Run& run, const Connection& connection, std::uint64_t end) {
 // `bytes` went out, in a send(2) that began at `now`.
 void advance(Run& run, Connection& connection, std::size_t bytes, std::uint64_t now) {
   const Traffic& traffic = *connection.flow->traffic;
+  connection.progress = now;
   for (std::uint64_t left = bytes; left > 0;) {
     const Message message = message_at(traffic, connection.number, connection.out.sent);
     const std::uint64_t size = request_head(traffic, message, run.head).size() + payload_of(message);
     if (connection.out.part == 0) {
-      if (!busy(connection)) connection.progress = now;
       if (!traffic.churn) connection.began[connection.out.sent % traffic.depth] = now;
       if (run.phase != Phase::opening) --connection.flow->quota;
     }
@@ -277,8 +277,7 @@ void on_readable(Run& run, Connection& connection) {
   const auto bytes = std::span(run.received).first(static_cast<std::size_t>(came));
   const std::uint64_t completed =
       take(*connection.flow->traffic, connection.number, connection.id, connection.out, connection.in, bytes);
-  for (std::uint64_t number = first; number < first + completed; ++number)
-    count(run, connection, number, now);
+  for (std::uint64_t i = 0; i < completed; ++i) count(run, connection, first + i, now);
   if (completed > 0) after_answers(run, connection, now);
 }
 

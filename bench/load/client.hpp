@@ -3,8 +3,8 @@
 //   pump() ──► open_connection() ──► fill(), send(2) ──► ...              whenever something may be sent
 //   on_readable() ──► recv(2), take() ──► count() ──► pump()              whenever something came
 //
-// `Run` is all there is: no function keeps anything anywhere else. What may be sent is one number, limit(): it knows the
-// phase, the depth, the timetable and the quota, and nothing else does.
+// `Run` is all there is: no function keeps anything anywhere else. What may be sent is one number, limit():
+// it knows the phase, the depth, the timetable and the quota, and nothing else does.
 #pragma once
 
 #include <cstddef>
@@ -19,9 +19,9 @@
 
 namespace load {
 
-// One buffer of each kind is enough: nothing stays in them from one call to the next. They are small enough for a core's
-// own cache, so that what recv(2) copied is still near when it is verified.
-inline constexpr std::size_t receive_bytes = 256 * 1024;
+// One buffer of each kind is enough: nothing stays in them from one call to the next. They are small enough
+// for a core's own cache, so that what recv(2) copied is still near when it is verified.
+inline constexpr std::size_t receive_bytes = 64 * 1024;
 inline constexpr std::size_t send_bytes = 64 * 1024;
 inline constexpr int sends_in_a_row = 8;  // then another connection has its turn
 
@@ -46,8 +46,9 @@ struct Run {
   std::uint64_t next_tick = 0;
   std::uint64_t shown = 0;    // messages at the last progress line
   bool late_sending = false;  // finishing: overdue messages of a timetable may still be sent
-  std::uint64_t window_begin = UINT64_MAX, window_end = UINT64_MAX;  // ns
-  bool counting = false;                                             // now lies between them
+  // Messages that began (open loop: were due) from the one to the other are among the latencies; ns.
+  std::uint64_t window_begin = UINT64_MAX, window_end = UINT64_MAX;
+  bool counting = false;  // what is verified now is counted in the rate
   Result result{};
 };
 
@@ -66,7 +67,8 @@ void begin_parting(Connection& connection, std::uint64_t now);
 /// RST: no TIME_WAIT is left behind, and its port is free at once.
 void close_by_reset(Connection& connection);
 
-/// Ends a connection that should not have ended, and counts that. There is no second try: what failed once is to be looked at.
+/// Ends a connection that should not have ended, and counts that. There is no second try: what failed once is
+/// to be looked at.
 void fail(Run& run, Connection& connection, std::uint64_t Errors::*kind, const std::string& what);
 
 /// The number of the first message that may not begin yet.

@@ -1,11 +1,13 @@
-// One connection, and all of one kind together. There is no data in them: what is sent and what must come is computed.
+// One connection, and all of one kind together. There is no data in them: what is sent and what must come is
+// computed.
 //
 //   idle ──► open ──► idle                    churn: again and again, closed by RST
 //     │       │  └──► finishing ──► idle      our FIN is out; theirs must come, and nothing before it
 //     │       └─────► dead                    an error, counted
-//     └──► waiting ──► open                   a Unix-domain listener's queue is full: tried again, a millisecond later
+//     └──► waiting ──► open                   a Unix-domain listener's queue is full: again in 1 ms
 //
-// Invariant: idle, waiting and dead have no descriptor; `waits_for_room` only while some of a message could not be sent.
+// Invariant: idle, waiting and dead have no descriptor; `waits_for_room` only while some of a message could
+// not be sent.
 #pragma once
 
 #include <cstdint>
@@ -33,7 +35,7 @@ struct Connection {
   Flow* flow = nullptr;
   Sending out{};
   Receiving in{};
-  std::uint64_t progress = 0;  // when a byte came last, or began to be waited for; ns
+  std::uint64_t progress = 0;  // when a byte came or went last, or connecting began; ns
   // When message n of a closed loop began, at [n % depth]; ns. An open loop knows that from its timetable.
   std::unique_ptr<std::uint64_t[]> began{};
 };

@@ -1,13 +1,14 @@
-// A histogram of durations whose error is bounded everywhere: fine where values are small, coarse where they are large.
+// A histogram of durations whose error is bounded everywhere: fine where values are small, coarse where they
+// are large.
 //
 //   values    0 ... 255     256 ... 511    512 ... 1023    1024 ... 2047      ... up to 2^64 - 1
 //   buckets   256 of 1      128 of 2       128 of 4        128 of 8           128 for each power of two
 //
-// This is HdrHistogram's idea. Counting a value is a few instructions and touches one word, so every message can be
-// counted: nothing is sampled, and the slowest of ten million is in there like any other.
+// This is HdrHistogram's idea. Counting a value is a few instructions and touches one word, so every message
+// can be counted: nothing is sampled, and the slowest of ten million is in there like any other.
 //
-// Invariant: a quantile is never reported below its true value, nor more than 1/128 of it (0.8 %) above. The maximum
-// and the mean are exact.
+// Invariant: a quantile is never reported below its true value, nor more than 1/128 of it (0.8 %) above. The
+// maximum and the mean are exact.
 #pragma once
 
 #include <algorithm>
@@ -35,8 +36,8 @@ class Histogram {
   std::uint64_t max() const noexcept { return max_; }
   double mean() const noexcept { return count_ == 0 ? 0 : sum_ / static_cast<double>(count_); }
 
-  /// The smallest value that at least `per_million` / 1,000,000 of all values do not exceed: quantile(990'000) is the
-  /// 99th percentile. 0 when nothing was counted.
+  /// The smallest value that at least `per_million` / 1,000,000 of all values do not exceed:
+  /// quantile(990'000) is the 99th percentile. 0 when nothing was counted.
   std::uint64_t quantile(std::uint64_t per_million) const noexcept {
     const std::uint64_t rank = std::max<std::uint64_t>(1, (count_ * per_million + 999'999) / 1'000'000);
     std::uint64_t seen = 0;

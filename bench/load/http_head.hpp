@@ -1,7 +1,7 @@
 // The head of an HTTP answer, held against the only one that would be right.
 //
 //   HTTP/1.1 206 Partial Content\r\n       the status must be the one that the request deserves
-//   Content-Length: 4096\r\n               and this the length, given once: without it nobody knows where the answer ends
+//   Content-Length: 4096\r\n               and this the length, given once: nothing else ends the answer
 //   Content-Range: bytes 0-4095/9000\r\n   of a range: exactly this
 //   Whatever: else\r\n                     servers may say more
 //   \r\n

@@ -1,11 +1,12 @@
-// Files whose name says everything about them: `made.64K.7` is 65,536 bytes, and which bytes follows from the name.
+// Files whose name says everything about them: `made.64K.7` is 65,536 bytes, and which bytes follows from the
+// name.
 //
-//   made . 64K . 7            size: 64K (or M, G, or plain bytes), then a number to tell apart those of one size
+//   made . 64K . 7            size: 64K (or M, G, or plain bytes); then a number, for more files of one size
 //   content_seed("made.64K.7"), offset ──► servers/common/file_content.hpp ──► the byte at that offset
 //
-// So a list of names is all that the generator needs to know what must come back. It never opens the files: reading them to
-// compare would bring them into the page cache, and a measurement of cold reads would measure warm ones.
-// Only the last component of a path counts, so that the folder may be served from anywhere.
+// So a list of names is all that the generator needs to know what must come back. It never opens the files:
+// reading them to compare would bring them into the page cache, and a measurement of cold reads would measure
+// warm ones. Only the last component of a path counts, so that the folder may be served from anywhere.
 #pragma once
 
 #include <charconv>
@@ -72,8 +73,9 @@ struct MakeFiles {
   std::uint64_t big = 0;  // one more, for random ranges; 0: none
 };
 
-/// Writes and syncs the files (synced: pages that are clean can be evicted). One that is there with its size is kept.
-/// Prints the names on stdout, one a line, without the big one, and on stderr what was done. Throws StartError.
+/// Writes and syncs the files (synced: pages that are clean can be evicted). One that is there with its size
+/// is kept. Prints the names on stdout, one a line, without the big one, and on stderr what was done. Throws
+/// StartError.
 void make_files(const MakeFiles& wanted);
 
 }  // namespace load

@@ -1,5 +1,6 @@
-// A load generator that cannot be fooled: it asks a server for as much as it can answer, or for as much as it is told,
-// and verifies every byte that comes back. One wrong byte, and it says which one it was; then there is no rate.
+// A load generator that cannot be fooled: it asks a server for as much as it can answer, or for as much as it
+// is told, and verifies every byte that comes back. One wrong byte, and it says which one it was; then there
+// is no rate.
 //
 //   traffic.hpp      what goes out and what must come back, computed from (seed, connection, message number)
 //   client.hpp       one connection: connect, ask, be answered, end
@@ -11,8 +12,8 @@
 //   against.hpp      two servers, in turns
 //   report.hpp       words and JSON
 //
-// It is made with epoll and knows nothing of io_uring, so that it is the same stranger to both kinds of server. It has one
-// thread, so that its own cost is one figure, and is shown.
+// It is made with epoll and knows nothing of io_uring, so that it is the same stranger to both kinds of
+// server. It has one thread, so that its own cost is one figure, and is shown.
 //
 // Exit code: 0; 1 for a wrong answer or a connection that failed; 2 usage.
 

@@ -1,11 +1,13 @@
 // What a process has used of the machine, seen from outside and to the nanosecond.
 //
-// Every process has a CPU-time clock, and clock_gettime(2) reads that of any other process as well: user and system time of
-// all its threads, those that have ended and io_uring's worker and SQPOLL threads included (they are threads of the process
-// since Linux 5.12). /proc/PID/stat says the same in ticks of 10 ms, /proc/PID/schedstat for one thread only.
+// Every process has a CPU-time clock, and clock_gettime(2) reads that of any other process as well: user and
+// system time of all its threads, those that have ended and io_uring's worker and SQPOLL threads included
+// (they are threads of the process since Linux 5.12). /proc/PID/stat says the same in ticks of 10 ms,
+// /proc/PID/schedstat for one thread only.
 //
-// What no clock can tell apart: on the loopback device a send(2) carries its bytes through the receiver's half of TCP before it
-// returns. So the sender pays for most of the receiving, whichever of the two processes it is.
+// What no clock can tell apart: on the loopback device a send(2) carries its bytes through the receiver's
+// half of TCP before it returns. So the sender pays for most of the receiving, whichever of the two processes
+// it is.
 #pragma once
 
 #include <dirent.h>

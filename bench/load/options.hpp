@@ -1,4 +1,5 @@
-// What the command line asks for, checked as a whole: what cannot be meant is refused before anything is sent.
+// What the command line asks for, checked as a whole: what cannot be meant is refused before anything is
+// sent.
 #pragma once
 
 #include <sys/types.h>
@@ -31,7 +32,8 @@ struct Options {
   MakeFiles make_files{};
 };
 
-/// `arguments` without argv[0]. Empty when help was asked for, and printed. Throws StartError with exit code 2.
+/// `arguments` without argv[0]. Empty when help was asked for, and printed. Throws StartError with exit code
+/// 2.
 std::optional<Options> parse(std::span<const char* const> arguments);
 
 /// All connections of all traffic.

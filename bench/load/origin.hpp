@@ -1,6 +1,7 @@
-// After a wrong byte: whose bytes are these? The commonest answers tell what kind of mistake the server makes.
+// After a wrong byte: whose bytes are these? The commonest answers tell what kind of mistake the server
+// makes.
 //
-//   bytes of another place of the same stream or file    it lost some, sent some twice, or changed their order
+//   bytes of another place of the same stream or file    it lost some, sent some twice, or changed the order
 //   bytes of another message of this connection          answers out of order
 //   bytes of another connection                          a buffer was reused too early
 //   the head of an answer                                the answer before was too short

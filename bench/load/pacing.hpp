@@ -3,10 +3,11 @@
 //   message index          0      1      2      3      4      5      6   ...      due at start + index / rate
 //   of connection          0      1      2      0      1      2      0            index modulo connections
 //
-// A closed loop sends the next message when the last one was answered. A server that stalls for 200 ms is then asked
-// nothing for 200 ms, and one bad value enters the statistics where a thousand users would have met it: "coordinated
-// omission". Here the stalled messages keep the times at which they were due, and their latency counts from there. None
-// of those times is stored: a connection's message number says which index it is, and the index says when it was due.
+// A closed loop sends the next message when the last one was answered. A server that stalls for 200 ms is
+// then asked nothing for 200 ms, and one bad value enters the statistics where a thousand users would have
+// met it: "coordinated omission". Here the stalled messages keep the times at which they were due, and their
+// latency counts from there. None of those times is stored: a connection's message number says which index it
+// is, and the index says when it was due.
 //
 // The rate is constant, one message every 1/rate seconds, not random arrivals.
 #pragma once

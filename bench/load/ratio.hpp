@@ -1,13 +1,15 @@
-// Two servers compared: ratios of turns that lie next to each other in time, their median, and how sure that is.
+// Two servers compared: ratios of turns that lie next to each other in time, their median, and how sure that
+// is.
 //
-//   A B B A | A B B A | A B B A | ...      a block: whatever drifts over its four turns meets both servers alike
+//   A B B A | A B B A | A B B A | ...      a block: what drifts over its four turns meets both alike
 //     r1        r2        r3               one ratio for each block
 //
-// A ratio is always written so that above 1 means: the first server is better. For a rate it is the first's divided by the
-// second's, for a cost (CPU time, latency) the second's divided by the first's.
+// A ratio is always written so that above 1 means: the first server is better. For a rate it is the first's
+// divided by the second's, for a cost (CPU time, latency) the second's divided by the first's.
 //
-// The interval is the percentile bootstrap: draw as many blocks as there were, with repetition, take the median, do that
-// 10,000 times, and cut 2.5 % off each end. An interval that contains 1 says that no difference was seen, and no more.
+// The interval is the percentile bootstrap: draw as many blocks as there were, with repetition, take the
+// median, do that 10,000 times, and cut 2.5 % off each end. An interval that contains 1 says that no
+// difference was seen, and no more.
 #pragma once
 
 #include <algorithm>
@@ -33,7 +35,8 @@ inline double median_of(std::vector<double> values) {
   return (*middle + *std::max_element(values.begin(), middle)) / 2;
 }
 
-/// The median of `ratios` (at least one) with its 95 % bootstrap interval. The same numbers give the same interval.
+/// The median of `ratios` (at least one) with its 95 % bootstrap interval. The same numbers give the same
+/// interval.
 inline Interval bootstrap(std::span<const double> ratios, std::uint64_t seed = 1) {
   constexpr std::size_t replicas = 10'000;
   std::vector<double> medians(replicas);

@@ -1,7 +1,7 @@
 // What a run has found out, in words and as JSON. README.md says what each figure means.
 //
-// Nothing here is a rate unless every byte was right and every connection ended as it should: a server that loses one
-// connection in a thousand may well be faster than one that does not.
+// Nothing here is a rate unless every byte was right and every connection ended as it should: a server that
+// loses one connection in a thousand may well be faster than one that does not.
 #pragma once
 
 #include <cstdint>
@@ -17,7 +17,8 @@ namespace load {
 /// "echo on 127.0.0.1:9001: 128 connections, depth 1, 64 bytes, closed loop"
 std::string headline(const Options& options, const Target& target);
 
-/// Several lines. Everything that is right goes to stdout, the sentence about errors (empty if there were none) to stderr.
+/// Several lines. Everything that is right goes to stdout, the sentence about errors (empty if there were
+/// none) to stderr.
 std::string to_text(const Options& options, const Target& target, const Result& result);
 std::string error_text(const Result& result);
 

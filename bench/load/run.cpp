@@ -28,7 +28,7 @@ constexpr std::uint64_t retry_time = millisecond;       // of a connect that fou
 constexpr std::uint64_t late_sending_time = second;  // open loop: for what is due and could not be sent yet
 constexpr std::uint64_t parting_time = 2 * second;   // for the servers' FINs
 
-// ---- The loop ------------------------------------------------------------------------------------------------------------
+// ---- The loop ----------------------------------------------------------------------------------------------
 
 // Whether something must come, or go, before this connection can go on.
 bool waits_for_server(const Run& run, const Connection& connection) {
@@ -40,10 +40,10 @@ bool waits_for_server(const Run& run, const Connection& connection) {
 void tick(Run& run, std::uint64_t now) {
   run.next_tick = now + tick_time;
   for (Connection& connection : run.connections) {
-    if (!waits_for_server(run, connection) || now - std::min(now, connection.progress) < run.options.timeout)
-      continue;
+    if (!waits_for_server(run, connection)) continue;
+    if (now - std::min(now, connection.progress) < run.options.timeout) continue;
     fail(run, connection, &Errors::timed_out,
-         "nothing came for " + std::to_string(run.options.timeout / second) + " s");
+         "nothing came or went for " + std::to_string(run.options.timeout / millisecond) + " ms");
   }
   if (::isatty(STDERR_FILENO) == 0) return;
   std::uint64_t messages = 0;
@@ -122,7 +122,7 @@ void turn(Run& run, std::uint64_t until) {
   if (woken >= run.next_tick) tick(run, woken);
 }
 
-// ---- The five phases -----------------------------------------------------------------------------------------------------
+// ---- The five phases ---------------------------------------------------------------------------------------
 
 bool all_dead(const Run& run) { return run.dead == run.connections.size(); }
 
@@ -135,8 +135,7 @@ void set_up(Run& run) {
   }
   ::prctl(PR_SET_TIMERSLACK, 1UL);  // ns; by default the kernel may wake us 50 us late
   run.epoll.reset(::epoll_create1(EPOLL_CLOEXEC));
-  if (!run.epoll)
-    throw common::StartError(common::exit_failed, "epoll_create1: " + common::errno_text(errno));
+  if (!run.epoll) throw common::StartError(common::exit_failed, "epoll: " + common::errno_text(errno));
   run.connections = std::vector<Connection>(connections_of(run.options));
   run.flows.resize(run.options.traffic.size());
   std::uint32_t id = 0;
@@ -157,7 +156,8 @@ void set_up(Run& run) {
   }
 }
 
-// Every connection, with one verified message on it. False if one of them failed: then there is nothing to measure.
+// Every connection, with one verified message on it. False if one of them failed: then there is nothing to
+// measure.
 bool open_all(Run& run) {
   std::uint64_t started = 0;
   while (run.greeted < run.connections.size() && run.result.errors.all() == 0) {
@@ -181,6 +181,11 @@ void start(Run& run) {
       flow.timetable.end = static_cast<std::uint64_t>(static_cast<double>(span) / 1e9 *
                                                       static_cast<double>(flow.traffic->rate));
     }
+  }
+  // By their timetable messages belong into the window or not, however late anybody is.
+  if (run.result.open_loop) {
+    run.window_begin = now + run.options.warm_up;
+    run.window_end = run.options.messages != 0 ? UINT64_MAX : run.window_begin + run.options.duration;
   }
   for (Connection& connection : run.connections) pump(run, connection);
 }
@@ -229,37 +234,37 @@ void warm_up(Run& run) {
   loop_until(run, run.flows.front().timetable.start + run.options.warm_up);
 }
 
-// A timetable ends when it ends. Without one the window begins when the warm-up is over, however long its first turn was.
-void measure(Run& run, ::pid_t pid) {
-  ProcessMeter own(0);
-  std::optional<ProcessMeter> server;
-  if (pid != 0) server.emplace(pid);
+// Without a timetable the window begins when the warm-up is over, however long its last turn was.
+void measure(Run& run, ProcessMeter& own, std::optional<ProcessMeter>& server) {
   const Reading own_before = read(own);
   const Reading server_before = server ? read(*server) : Reading{};
+  const std::uint64_t begin = now_ns();
   run.counting = true;
-  run.window_begin = now_ns();
+  if (!run.result.open_loop) run.window_begin = begin;
   if (run.options.messages != 0) start(run);
-  const std::uint64_t begin =
-      run.result.open_loop ? run.flows.front().timetable.start + run.options.warm_up : run.window_begin;
-  loop_until(run, run.options.messages != 0 ? UINT64_MAX : begin + run.options.duration);
+  const std::uint64_t until = run.result.open_loop ? run.window_end : begin + run.options.duration;
+  loop_until(run, run.options.messages != 0 ? UINT64_MAX : until);
+  const std::uint64_t end = now_ns();
   run.counting = false;
-  run.window_end = now_ns();
+  if (!run.result.open_loop) run.window_end = end;
   Result& result = run.result;
   result.measured = true;
-  result.seconds = static_cast<double>(run.window_end - run.window_begin) / 1e9;
+  result.seconds = static_cast<double>(end - begin) / 1e9;
   result.own = difference(own_before, read(own));
   if (server) result.server = difference(server_before, read(*server));
 }
 
 // What was due and never sent has waited until now, at least; left out it would be an omission.
 void count_unsent(Run& run) {
+  const std::uint64_t now = now_ns();
+  const std::uint64_t end = std::min(now, run.window_end);
   for (Connection& connection : run.connections) {
     Flow& flow = *connection.flow;
     if (flow.traffic->rate == 0) continue;
     for (std::uint64_t number = begun(connection); number < due(connection); ++number) {
-      const std::uint64_t began = number == 0 ? run.window_end : began_at(connection, number);
-      if (began < run.window_begin || began >= run.window_end) continue;
-      flow.result.latency.record(now_ns() - began);
+      const std::uint64_t began = began_at(connection, number);
+      if (began < run.window_begin || began >= end) continue;
+      flow.result.latency.record(now - began);
       ++flow.result.unsent;
     }
   }
@@ -299,11 +304,14 @@ void part(Run& run) {
 
 Result run(const Options& options, const Target& target, ::pid_t pid, const std::string& label) {
   Run run{.options = options, .target = target, .label = label};
+  ProcessMeter own(0);
+  std::optional<ProcessMeter> server;
+  if (pid != 0) server.emplace(pid);
   try {
     set_up(run);
     if (open_all(run)) {
       warm_up(run);
-      measure(run, pid);
+      measure(run, own, server);
       finish(run);
       part(run);
     }

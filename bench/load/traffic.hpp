@@ -1,5 +1,5 @@
-// What goes over the wire: message number n of connection c, on its way out and on its way back, computed from
-// (seed, c, n) whenever it is needed and stored nowhere.
+// What goes over the wire: message number n of connection c, on its way out and on its way back, computed
+// from (seed, c, n) whenever it is needed and stored nowhere.
 //
 //   kind         goes out                              must come back
 //   ─────────    ───────────────────────────────────   ──────────────────────────────────────────────────
@@ -8,12 +8,12 @@
 //   get          GET path [offset length]\n            OK length\n<the bytes of the file>
 //   get, http    GET /path HTTP/1.1\r\n...             200 or 206, Content-Length, <the bytes of the file>
 //
-// Each connection has an endless stream of bytes of its own, and message n of an echo is bytes n * size to
-// (n + 1) * size - 1 of it. So each word says to which connection and to which message it belongs; what comes twice, too
-// early, from a neighbour or not at all is a wrong byte.
+// Each connection has an endless stream of bytes of its own, and message n of an echo is bytes n * size to (n
+// + 1) * size - 1 of it. So each word says to which connection and to which message it belongs; what comes
+// twice, too early, from a neighbour or not at all is a wrong byte.
 //
-// Which file: a list is walked in its order, message 0 of connections 0, 1, 2, ..., then message 1 of each, over and over.
-// Random ranges are whole blocks of one file, drawn by a hash of (seed, c, n).
+// Which file: a list is walked in its order, message 0 of connections 0, 1, 2, ..., then message 1 of each,
+// over and over. Random ranges are whole blocks of one file, drawn by a hash of (seed, c, n).
 #pragma once
 
 #include <cassert>
@@ -111,7 +111,8 @@ inline std::string_view request_head(const Traffic& traffic, const Message& mess
   return {buffer.data(), static_cast<std::size_t>(at - buffer.data()) + rest.size()};
 }
 
-/// Writes the bytes of a request from byte `from` on: as many as there are, or as `out` takes. Returns how many.
+/// Writes the bytes of a request from byte `from` on: as many as there are, or as `out` takes. Returns how
+/// many.
 inline std::size_t write_request(std::span<std::byte> out, const Message& message, std::string_view head,
                                  std::uint64_t from) noexcept {
   std::size_t written = 0;

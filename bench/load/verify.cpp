@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "bench/load/content_check.hpp"
 #include "bench/load/http_head.hpp"
 
 namespace load {
@@ -68,8 +69,8 @@ std::string hex(std::byte byte) {
   throw answer;
 }
 
-// Bytes that may still come for what has gone out: of the body of an echo; any number for the others once their
-// request is out.
+// Bytes that may still come for what has gone out: of the body of an echo; any number for the others once
+// their request is out.
 std::uint64_t allowed(const Place& place) {
   if (place.traffic.kind == Kind::echo) {
     const std::uint64_t out = place.out.sent * place.traffic.size + place.out.part;
@@ -158,7 +159,7 @@ std::size_t take_body(const Place& place, const Message& message, Bytes bytes) {
   if (message.file != nullptr && message.file->checksum) {
     in.checksum.add(bytes);
   } else {
-    const std::size_t right = common::verify_content(bytes, message.seed, message.offset + in.body);
+    const std::size_t right = check_content(bytes, message.seed, message.offset + in.body);
     if (right != bytes.size()) {
       std::byte expected{};
       common::fill_content({&expected, 1}, message.seed, message.offset + in.body + right);

@@ -3,12 +3,12 @@
 //   bytes as recv(2) cut them ──► take() ──┬─► how many messages they completed
 //                                          └─► WrongAnswer: what was wrong, and exactly where
 //
-// Nothing is tolerated: not a status line that says the same in other words, not a length that is one less, not a byte
-// after the last answer. A connection remembers two numbers (which answer is coming, how much of it has come) and no data;
-// what must come is computed.
+// Nothing is tolerated: not a status line that says the same in other words, not a length that is one less,
+// not a byte after the last answer. A connection remembers two numbers (which answer is coming, how much of
+// it has come) and no data; what must come is computed.
 //
-// Invariant: an answer is counted when its last byte was right, never before; and no byte is right before the request that
-// it answers has gone out.
+// Invariant: an answer is counted when its last byte was right, never before; and no byte is right before the
+// request that it answers has gone out.
 #pragma once
 
 #include <cstddef>
@@ -53,8 +53,8 @@ struct Receiving {
   Cksum checksum{};    // of the body so far, where that is what will be compared
 };
 
-/// Verifies `bytes`. `connection` is its number within `traffic`, `id` the one to blame in words. Throws WrongAnswer.
-/// Returns how many messages were completed.
+/// Verifies `bytes`. `connection` is its number within `traffic`, `id` the one to blame in words. Throws
+/// WrongAnswer. Returns how many messages were completed.
 std::uint64_t take(const Traffic& traffic, std::uint32_t connection, std::uint32_t id, const Sending& out,
                    Receiving& in, std::span<const std::byte> bytes);
 

@@ -430,8 +430,12 @@ inline void print_summary(const Copy& copy, std::chrono::duration<double> took) 
 inline void turn(Copy& copy) {
   const auto half = static_cast<unsigned>(moving(copy) / 2);
   const uring::Waited waited = copy.ring.submit_and_wait(std::max(half, 1U));
+  const int harvested = copy.ring.harvest([&copy](const io_uring_cqe& cqe) { on_completion(copy, cqe); });
+  // Out of memory for requests is for now, as long as completions come in and free some.
+  const bool short_of_memory = waited.error == -EAGAIN || waited.error == -EBUSY;
+  if (short_of_memory && harvested > 0) return;
   if (waited.error != 0) throw enter_failure(waited.error);
-  copy.ring.harvest([&copy](const io_uring_cqe& cqe) { on_completion(copy, cqe); });
+  if (harvested < 0) throw enter_failure(harvested);
 }
 
 inline void allocate_pieces(Copy& copy) {

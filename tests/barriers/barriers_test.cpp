@@ -28,9 +28,9 @@ struct Order {
 
 constexpr std::array watched{
     Order{"sq_tail", "sq", "4294967168", "kernel_reads_sqes: read, application_submits: previous write"},
-    Order{"sq_head", "sq", "4294967096", "application_refills: write, kernel_takes_sqes: previous read"},
+    Order{"sq_head", "sq", "4294967232", "application_refills: write, kernel_takes_sqes: previous read"},
     Order{"cq_tail", "cq", "4294967168", "application_harvests: read, kernel_posts_cqes: previous write"},
-    Order{"cq_head", "cq", "4294967096", "kernel_reuses_slots: write, application_harvests: previous read"},
+    Order{"cq_head", "cq", "4294967232", "kernel_reuses_slots: write, application_harvests: previous read"},
     Order{"buffer_tail", "buffers", "65408",
           "kernel_selects_buffers: read, application_provides: previous write"},
     Order{"wakeup_fence", "wakeup", "", ""}};

@@ -160,7 +160,7 @@ unsigned run_both(Kernel kernel, Application application) {
 /// argument.
 template <class Exchange>
 int run_harness(int argc, char** argv, std::initializer_list<std::uint32_t> starts, Exchange exchange) {
-  constexpr unsigned rounds = 8;
+  constexpr unsigned rounds = 5;
   unsigned wrong = 0;
   const auto run = [&](std::uint32_t start) {
     for (unsigned round = 0; round < rounds; ++round) wrong += exchange(start);

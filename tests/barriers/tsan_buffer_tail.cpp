@@ -59,7 +59,6 @@ unsigned application_provides(BufferRing& ring, std::uint16_t start) {
     buffer.len = buffer_bytes;
     buffer.bid = id;
     uring::publish_buffer_tail(ring.tail(), static_cast<std::uint16_t>(index + 1));
-    if (id % 8 == 0) std::this_thread::yield();
   }
   return 0;
 }

@@ -15,11 +15,12 @@ unsigned kernel_reads_sqes(const barriers::MockRing& mock, std::uint32_t start) 
   unsigned wrong = 0;
   std::uint32_t cached_sq_head = start;
   while (cached_sq_head - start != entries) {
-    for (std::uint32_t left = mock.io_sqring_entries(cached_sq_head); left != 0; --left, ++cached_sq_head) {
+    const std::uint32_t published = mock.io_sqring_entries(cached_sq_head);
+    if (published == 0) std::this_thread::yield();
+    for (std::uint32_t left = published; left != 0; --left, ++cached_sq_head) {
       const io_uring_sqe sqe = mock.sqe(cached_sq_head);
       if (sqe.opcode != IORING_OP_NOP || sqe.user_data != cached_sq_head) ++wrong;
     }
-    std::this_thread::yield();
   }
   return wrong;
 }

@@ -1,5 +1,5 @@
-// Facts about io_uring_enter: what it takes, what it returns, how long it waits. No ring layer; each title is a sentence
-// to remember, and docs/kernel-facts.md says what is commonly believed instead.
+// Facts about io_uring_enter: what it takes, what it returns, how long it waits. No ring layer; each title is
+// a sentence to remember, and docs/kernel-facts.md says what is commonly believed instead.
 
 #include <doctest/doctest.h>
 
@@ -17,7 +17,7 @@ namespace prep = uring::prep;
 /// An SQE that the kernel cannot parse: there is no such opcode.
 void bad_opcode(io_uring_sqe& sqe, Token token) { prep::fill(sqe, 255, -1, 0, 0, 0, token); }
 
-// ---- Submitting -----------------------------------------------------------------------------------------------------
+// ---- Submitting -------------------------------------------------------------------------------------------
 
 TEST_CASE("enter returns how many SQEs it took, and never how many completions there are") {
   SKIP_WITHOUT_IO_URING();
@@ -84,7 +84,7 @@ TEST_CASE("enter does not wait after a short submit") {
   CHECK(ring.queued() == 1);
 }
 
-// ---- Waiting --------------------------------------------------------------------------------------------------------
+// ---- Waiting ----------------------------------------------------------------------------------------------
 
 TEST_CASE("a wait that times out reports ETIME only if it submitted nothing and the CQ is empty") {
   SKIP_WITHOUT_IO_URING();
@@ -166,7 +166,7 @@ TEST_CASE("a min_wait that is longer than the time-out wins") {
   CHECK(Clock::now() - start >= 50ms);
 }
 
-// ---- Errors ---------------------------------------------------------------------------------------------------------
+// ---- Errors -----------------------------------------------------------------------------------------------
 
 TEST_CASE("each errno of enter means one thing") {
   SKIP_WITHOUT_IO_URING();

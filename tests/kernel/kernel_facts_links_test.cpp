@@ -1,8 +1,8 @@
 // Facts about order: linked SQEs, IOSQE_IO_DRAIN, and completions that are skipped. No ring layer;
 // docs/kernel-facts.md says what is commonly believed instead.
 //
-// Links are given an operation that fails (a read from descriptor -1), one that takes time (a timeout), or one that
-// the kernel cannot parse (opcode 255): these three fail in three different ways.
+// Links are given an operation that fails (a read from descriptor -1), one that takes time (a timeout), or
+// one that the kernel cannot parse (opcode 255): these three fail in three different ways.
 
 #include <doctest/doctest.h>
 #include <fcntl.h>
@@ -54,7 +54,7 @@ uring::FileDescriptor file_of(const std::string& bytes) {
   return file;
 }
 
-// ---- Links ----------------------------------------------------------------------------------------------------------
+// ---- Links ------------------------------------------------------------------------------------------------
 
 TEST_CASE("every SQE of a broken chain has its CQE: -ECANCELED for all behind the one that failed") {
   SKIP_WITHOUT_IO_URING();
@@ -204,7 +204,7 @@ TEST_CASE("a chain that waits holds no SQ slot and nobody up") {
   CHECK(ring.results(2) == "1:1 2:0");
 }
 
-// ---- Drain ----------------------------------------------------------------------------------------------------------
+// ---- Drain ------------------------------------------------------------------------------------------------
 
 TEST_CASE("DRAIN waits for all that was submitted before, and all that is submitted later waits for it") {
   SKIP_WITHOUT_IO_URING();
@@ -257,7 +257,7 @@ TEST_CASE("a ring that has once skipped a CQE refuses DRAIN for good") {
   CHECK(ring.results(1) == "3:-EOPNOTSUPP");
 }
 
-// ---- Skipped completions --------------------------------------------------------------------------------------------
+// ---- Skipped completions ----------------------------------------------------------------------------------
 
 TEST_CASE("CQE_SKIP_SUCCESS: no CQE on success, one on failure, and then none for the links behind it") {
   SKIP_WITHOUT_IO_URING();

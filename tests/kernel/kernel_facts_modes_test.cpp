@@ -1,5 +1,5 @@
-// Facts about who may use a ring, and who runs the work that completes an operation: task-run modes, threads, messages
-// between rings. No ring layer; docs/kernel-facts.md says what is commonly believed instead.
+// Facts about who may use a ring, and who runs the work that completes an operation: task-run modes, threads,
+// messages between rings. No ring layer; docs/kernel-facts.md says what is commonly believed instead.
 
 #include <doctest/doctest.h>
 #include <sys/epoll.h>
@@ -95,8 +95,8 @@ TEST_CASE("without DEFER_TASKRUN a completion is posted by whatever system call 
   CHECK(ring.results_now() == "1:1");
 }
 
-/// Blocks in epoll_wait (of nothing) while a read on this thread's ring completes; what epoll_wait returned, or -errno.
-/// On a thread of its own, because of the fact below.
+/// Blocks in epoll_wait (of nothing) while a read on this thread's ring completes; what epoll_wait returned,
+/// or -errno. On a thread of its own, because of the fact below.
 int wait_while_a_read_completes(std::uint32_t ring_flags, int milliseconds) {
   return elsewhere([=] {
     const uring::FileDescriptor nothing(::epoll_create1(EPOLL_CLOEXEC));
@@ -147,7 +147,7 @@ TEST_CASE("a ring that is torn down interrupts its threads once more: a blocking
   CHECK(seen == EINTR);
 }
 
-// ---- Several rings --------------------------------------------------------------------------------------------------
+// ---- Several rings ----------------------------------------------------------------------------------------
 
 TEST_CASE("a descriptor works on any number of rings at once, and none of them needs to be told") {
   SKIP_WITHOUT_IO_URING();
@@ -209,7 +209,7 @@ TEST_CASE("a message can be sent without having a ring") {
   CHECK(receiver.results(1) == "7:42");
 }
 
-// ---- SQPOLL ---------------------------------------------------------------------------------------------------------
+// ---- SQPOLL -----------------------------------------------------------------------------------------------
 
 /// Returns when the SQPOLL thread of `ring` sleeps (or patience ends).
 void wait_until_idle(const RawRing& ring) {

@@ -1,5 +1,5 @@
-// Facts about completions: what happens when the CQ is too small, when they are posted, and what survives the ring's
-// own changes. No ring layer; docs/kernel-facts.md says what is commonly believed instead.
+// Facts about completions: what happens when the CQ is too small, when they are posted, and what survives the
+// ring's own changes. No ring layer; docs/kernel-facts.md says what is commonly believed instead.
 
 #include <doctest/doctest.h>
 #include <poll.h>
@@ -114,7 +114,7 @@ TEST_CASE("an overflow ends a multishot: its last CQE is a success like any othe
   CHECK(ring.results(1) == "2:1");
 }
 
-// ---- user_data ------------------------------------------------------------------------------------------------------
+// ---- user_data --------------------------------------------------------------------------------------------
 
 TEST_CASE("user_data comes back bit for bit; no value is reserved, 0 and ~0 included") {
   SKIP_WITHOUT_IO_URING();
@@ -128,7 +128,7 @@ TEST_CASE("user_data comes back bit for bit; no value is reserved, 0 and ~0 incl
   }
 }
 
-// ---- The ring's own life --------------------------------------------------------------------------------------------
+// ---- The ring's own life ----------------------------------------------------------------------------------
 
 TEST_CASE("a ring can be resized while it lives: completions and operations in flight survive") {
   SKIP_WITHOUT_IO_URING();

@@ -1,5 +1,5 @@
-// Facts about the two rings: their indices and their sizes. No ring layer; each title is a sentence to remember, and
-// docs/kernel-facts.md says what is commonly believed instead.
+// Facts about the two rings: their indices and their sizes. No ring layer; each title is a sentence to
+// remember, and docs/kernel-facts.md says what is commonly believed instead.
 
 #include <doctest/doctest.h>
 #include <fcntl.h>
@@ -16,7 +16,7 @@ using uring::Token;
 namespace abi = uring::abi;
 namespace prep = uring::prep;
 
-// ---- Indices --------------------------------------------------------------------------------------------------------
+// ---- Indices ----------------------------------------------------------------------------------------------
 
 TEST_CASE("the application consumes by advancing the CQ head; a CQ tail it writes invents a completion") {
   SKIP_WITHOUT_IO_URING();
@@ -120,7 +120,7 @@ TEST_CASE("waiting frees no SQ slot, submitting does") {
   CHECK(ring.queued() == 0);
 }
 
-// ---- Sizes ----------------------------------------------------------------------------------------------------------
+// ---- Sizes ------------------------------------------------------------------------------------------------
 
 TEST_CASE("sizes round up to powers of two; 0 is refused; cq_entries means nothing without CQSIZE") {
   SKIP_WITHOUT_IO_URING();

@@ -1,12 +1,12 @@
-// What the tests on the real kernel share: reading completions, watching the system calls, and the small change
-// (pipes, children, signals, other threads) that it takes to put a ring into a situation.
+// What the tests on the real kernel share: reading completions, watching the system calls, and the small
+// change (pipes, children, signals, other threads) that it takes to put a ring into a situation.
 //
 // The results of operations are compared as text, in the order in which they arrived:
 //
 //     CHECK(results(ring, 3) == "1:0 2:-EBADF 3:-ECANCELED");        user_data:res
 //
-// Invariant: nothing here waits for ever. What should come is given `patience`, a time that no test needs and no loaded
-// machine reaches; then the wait returns and the test fails by what it compares.
+// Invariant: nothing here waits for ever. What should come is given `patience`, a time that no test needs and
+// no loaded machine reaches; then the wait returns and the test fails by what it compares.
 #pragma once
 
 #include <dirent.h>
@@ -59,7 +59,7 @@ inline bool linux_at_least(int major, int minor) {
   return here_major != major ? here_major > major : here_minor >= minor;
 }
 
-// ---- Completions ----------------------------------------------------------------------------------------------------
+// ---- Completions ------------------------------------------------------------------------------------------
 
 /// A CQE, copied out of the ring.
 struct Completion {
@@ -89,7 +89,8 @@ inline std::vector<Completion> sorted(std::vector<Completion> completions) {
   return completions;
 }
 
-/// Submits, waits until `count` completions have come and harvests them; fewer if `patience` ends. Never more.
+/// Submits, waits until `count` completions have come and harvests them; fewer if `patience` ends. Never
+/// more.
 template <bool Sqpoll>
 std::vector<Completion> take(uring::BasicRing<Sqpoll>& ring, std::size_t count) {
   std::vector<Completion> taken;
@@ -131,7 +132,7 @@ io_uring_sqe& next(Source& source) {
   return *sqe;
 }
 
-// ---- The kernel, watched --------------------------------------------------------------------------------------------
+// ---- The kernel, watched ----------------------------------------------------------------------------------
 
 /// The real kernel behind a counter: what strace would show, without strace.
 struct WatchedKernel {
@@ -164,7 +165,7 @@ struct WatchedKernel {
   }
 };
 
-// ---- The process and its surroundings -------------------------------------------------------------------------------
+// ---- The process and its surroundings ---------------------------------------------------------------------
 
 /// A pipe: reads from it are pending until somebody writes.
 struct Pipe {
@@ -226,7 +227,7 @@ inline std::string value_of(const std::string& path, const std::string& key) {
   return {};
 }
 
-// ---- Threads and time -----------------------------------------------------------------------------------------------
+// ---- Threads and time -------------------------------------------------------------------------------------
 
 /// Looks every millisecond until `condition` holds, or patience ends.
 template <class Condition>
@@ -246,7 +247,8 @@ auto elsewhere(Body body) {
 
 inline pid_t this_thread() { return static_cast<pid_t>(::syscall(SYS_gettid)); }
 
-/// Returns when thread `tid` of this process sleeps in the kernel (or patience ends): it has arrived in its wait.
+/// Returns when thread `tid` of this process sleeps in the kernel (or patience ends): it has arrived in its
+/// wait.
 inline void wait_until_asleep(pid_t tid) {
   eventually([path = "/proc/self/task/" + std::to_string(tid) + "/status"] {
     return value_of(path, "State:").rfind('S', 0) == 0;
@@ -259,8 +261,9 @@ inline std::string cpus_of_sqpoll_thread(int fd) {
   return value_of("/proc/self/task/" + thread + "/status", "Cpus_allowed_list:");
 }
 
-/// While it lives, sends SIGUSR1 to the thread that created it every few milliseconds, at most for two seconds. The
-/// handler only counts; it is installed with SA_RESTART, which io_uring_enter does not care about.
+/// While it lives, sends SIGUSR1 to the thread that created it every few milliseconds, at most for two
+/// seconds. The handler only counts; it is installed with SA_RESTART, which io_uring_enter does not care
+/// about.
 class SignalStorm {
  public:
   SignalStorm() : target_(::pthread_self()) {

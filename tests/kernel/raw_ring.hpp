@@ -1,7 +1,7 @@
 // A ring without a ring layer, for facts that a layer exists to hide.
 //
-// Nothing is decided here and nothing is recovered: setup flags go to the kernel as they are, enter is called when a
-// test calls it, the tails can be written by hand. Whatever enter returns, the test sees it.
+// Nothing is decided here and nothing is recovered: setup flags go to the kernel as they are, enter is called
+// when a test calls it, the tails can be written by hand. Whatever enter returns, the test sees it.
 //
 // Limits: one thread; errors of setup fail the test (try_setup is for those that are wanted).
 #pragma once
@@ -52,7 +52,8 @@ class WaitLimit {
 
 class RawRing {
  public:
-  /// `flags` as they are; `cq_entries` 0: whatever the kernel takes; `idle_ms` means something with SQPOLL only.
+  /// `flags` as they are; `cq_entries` 0: whatever the kernel takes; `idle_ms` means something with SQPOLL
+  /// only.
   explicit RawRing(unsigned entries, std::uint32_t flags = 0, unsigned cq_entries = 0,
                    unsigned idle_ms = 10) {
     params.flags = flags | (cq_entries != 0 ? std::uint32_t{IORING_SETUP_CQSIZE} : 0);
@@ -64,7 +65,7 @@ class RawRing {
     map();
   }
 
-  // --- Submitting ----------------------------------------------------------------------------------------------------
+  // --- Submitting ------------------------------------------------------------------------------------------
 
   /// The next SQE; nothing is published.
   io_uring_sqe& prepare() { return sqes[tail++ & (params.sq_entries - 1)]; }
@@ -84,7 +85,7 @@ class RawRing {
     return enter(queued());
   }
 
-  // --- Completing ----------------------------------------------------------------------------------------------------
+  // --- Completing ------------------------------------------------------------------------------------------
 
   unsigned ready() const { return uring::load_cq_tail(words) - uring::load_own_cq_head(words); }
   bool flag(std::uint32_t sq_flag) const { return (uring::load_sq_flags(words) & sq_flag) != 0; }
@@ -118,7 +119,7 @@ class RawRing {
   /// What came without being waited for.
   std::string results_now() { return text_of(reap()); }
 
-  // --- The rest ------------------------------------------------------------------------------------------------------
+  // --- The rest --------------------------------------------------------------------------------------------
 
   int register_(unsigned opcode, void* argument = nullptr, unsigned count = 0) {
     return uring::real_kernel.register_(nullptr, fd.get(), opcode, argument, count);

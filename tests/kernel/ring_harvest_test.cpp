@@ -1,5 +1,5 @@
-// The ring layer on the real kernel: reading completions. In order, each once, whatever the handler does; and without
-// blocking or a needless system call, but not blind for what the kernel holds back.
+// The ring layer on the real kernel: reading completions. In order, each once, whatever the handler does; and
+// without blocking or a needless system call, but not blind for what the kernel holds back.
 
 #include <doctest/doctest.h>
 
@@ -37,7 +37,7 @@ std::string harvest_some(Ring& ring, std::size_t limit) {
   return text_of(taken);
 }
 
-// ---- Order and count ------------------------------------------------------------------------------------------------
+// ---- Order and count --------------------------------------------------------------------------------------
 
 TEST_CASE("harvest hands out what is there, oldest first, and says how many") {
   SKIP_WITHOUT_IO_URING();
@@ -98,7 +98,7 @@ TEST_CASE("what completes during a harvest is for the next one, so a busy ring c
   CHECK(harvest_some(ring, 100) == "3:0 4:0");
 }
 
-// ---- Handlers -------------------------------------------------------------------------------------------------------
+// ---- Handlers ---------------------------------------------------------------------------------------------
 
 TEST_CASE("a handler may prepare SQEs: the next submit sends them") {
   SKIP_WITHOUT_IO_URING();
@@ -139,7 +139,7 @@ TEST_CASE("a handler that throws has consumed its CQE; the others stay, and the 
   CHECK(harvest_some(ring, 100) == "3:0 4:0 5:0");
 }
 
-// ---- What the kernel holds back -------------------------------------------------------------------------------------
+// ---- What the kernel holds back ---------------------------------------------------------------------------
 
 TEST_CASE("completions for three times the CQ all arrive, in order, by harvesting alone") {
   SKIP_WITHOUT_IO_URING();

@@ -1,5 +1,6 @@
-// The ring layer on the real kernel: preparing SQEs and handing them over. Exact capacity, clean slots, counts that can
-// be believed, and nothing lost or sent twice when the kernel takes fewer than it was offered.
+// The ring layer on the real kernel: preparing SQEs and handing them over. Exact capacity, clean slots,
+// counts that can be believed, and nothing lost or sent twice when the kernel takes fewer than it was
+// offered.
 
 #include <doctest/doctest.h>
 #include <poll.h>
@@ -34,7 +35,7 @@ void prepare_unparsable(Ring& ring, std::uint64_t name) {
   prep::fill(next(ring), 255, -1, 0, 0, 0, Token{name});
 }
 
-// ---- Room -----------------------------------------------------------------------------------------------------------
+// ---- Room -------------------------------------------------------------------------------------------------
 
 TEST_CASE("a fresh ring is empty: every slot is free, nothing to submit, nothing to harvest") {
   SKIP_WITHOUT_IO_URING();
@@ -107,7 +108,7 @@ TEST_CASE("rings of one and two entries run ten thousand operations, in order") 
   }
 }
 
-// ---- What is in a slot ----------------------------------------------------------------------------------------------
+// ---- What is in a slot ------------------------------------------------------------------------------------
 
 TEST_CASE("user_data comes back bit for bit, 0 and ~0 included") {
   SKIP_WITHOUT_IO_URING();
@@ -171,7 +172,7 @@ TEST_CASE("iovec arrays and timespecs may be overwritten as soon as submit has r
   CHECK(bytes == std::array<char, 2>{'x', 'x'});
 }
 
-// ---- What submit says -----------------------------------------------------------------------------------------------
+// ---- What submit says -------------------------------------------------------------------------------------
 
 TEST_CASE("submit returns how many SQEs the kernel took; for none it makes no system call") {
   SKIP_WITHOUT_IO_URING();
@@ -206,7 +207,7 @@ TEST_CASE("thirty-two operations and the wait for them are one system call") {
   CHECK(ring.counters().enters == 1);
 }
 
-// ---- Short submits --------------------------------------------------------------------------------------------------
+// ---- Short submits ----------------------------------------------------------------------------------------
 
 TEST_CASE("behind a bad SQE the rest of a batch stays in the ring, in order, and the next submit sends it") {
   SKIP_WITHOUT_IO_URING();
@@ -272,7 +273,7 @@ TEST_CASE("submit_and_wait does not take a short submit for a met wait: it sends
   CHECK(text_of(harvest_all(ring)) == "1:0 2:-EINVAL 3:0 4:-EINVAL 5:0");
 }
 
-// ---- Batches --------------------------------------------------------------------------------------------------------
+// ---- Batches ----------------------------------------------------------------------------------------------
 
 TEST_CASE("a batch that is not committed never existed; what was committed goes out with the next submit") {
   SKIP_WITHOUT_IO_URING();

@@ -1,6 +1,6 @@
-// SqpollRing on the real kernel: no system call while the kernel's thread is awake, a wake-up whenever it is not, room
-// when the SQ is full. That the wake-up needs a full fence is shown elsewhere (tests/barriers): on a real machine a
-// missing one loses a wake-up too seldom to be caught.
+// SqpollRing on the real kernel: no system call while the kernel's thread is awake, a wake-up whenever it is
+// not, room when the SQ is full. That the wake-up needs a full fence is shown elsewhere (tests/barriers): on
+// a real machine a missing one loses a wake-up too seldom to be caught.
 
 #include <doctest/doctest.h>
 

@@ -1,5 +1,6 @@
-// Rings and threads on the real kernel: whose ring it is, what a child may do with it, several rings side by side,
-// messages between them, and the end: cancel everything, then wait for every operation's own completion.
+// Rings and threads on the real kernel: whose ring it is, what a child may do with it, several rings side by
+// side, messages between them, and the end: cancel everything, then wait for every operation's own
+// completion.
 
 #include <doctest/doctest.h>
 #include <poll.h>
@@ -22,7 +23,7 @@ using uring::Ring;
 using uring::Token;
 namespace prep = uring::prep;
 
-// ---- Whose ring it is -----------------------------------------------------------------------------------------------
+// ---- Whose ring it is -------------------------------------------------------------------------------------
 
 TEST_CASE("the wrong thread hears EEXIST, whatever it tries, and nothing is lost by it") {
   SKIP_WITHOUT_IO_URING();
@@ -133,7 +134,7 @@ TEST_CASE("a forked child that uses the ring is refused, and the parent goes on 
   }
 }
 
-// ---- Several rings --------------------------------------------------------------------------------------------------
+// ---- Several rings ----------------------------------------------------------------------------------------
 
 TEST_CASE("two rings on one thread do not mix, although the same descriptors are in use on both") {
   SKIP_WITHOUT_IO_URING();
@@ -190,7 +191,7 @@ TEST_CASE("messages to a full ring arrive all the same, in order; a target that 
   CHECK(results(sender, 1) == "7:-EBADFD");
 }
 
-// ---- The end --------------------------------------------------------------------------------------------------------
+// ---- The end ----------------------------------------------------------------------------------------------
 
 TEST_CASE("cancel everything: then every operation completes once, by its own CQE, and the ring is empty") {
   SKIP_WITHOUT_IO_URING();

@@ -1,13 +1,15 @@
-// Is the mock kernel like the real one? Each script below runs on both, and what it observed must be the same.
+// Is the mock kernel like the real one? Each script below runs on both, and what it observed must be the
+// same.
 //
-// The scripts call the seam directly, so that what is compared is the kernel and not what the ring makes of it. What
-// they show is worth knowing by itself: it is why submit_and_wait counts again after every wait.
+// The scripts call the seam directly, so that what is compared is the kernel and not what the ring makes of
+// it. What they show is worth knowing by itself: it is why submit_and_wait counts again after every wait.
 
 #include <doctest/doctest.h>
 #include <fcntl.h>
 #include <unistd.h>
 
 #include <array>
+#include <cstddef>
 #include <string>
 #include <utility>
 #include <vector>
@@ -392,6 +394,25 @@ TEST_CASE("both kernels: errors that need no bad luck") {
     }
     seen.push_back(bare.enter(1, 0, 0));
     bare.take(seen);
+    return seen;
+  });
+}
+
+TEST_CASE("both kernels: a probe lists as many opcodes as there was room for") {
+  SKIP_WITHOUT_IO_URING();
+  SKIP_UNLESS(is_new_enough(), new_enough);
+  same_on_both([](World& world) {
+    Observed seen;
+    BareRing bare(world, eight);
+    constexpr std::size_t room = 8;
+    alignas(io_uring_probe) std::array<std::byte, sizeof(io_uring_probe) + room * sizeof(io_uring_probe_op)>
+        memory{};
+    auto* const probe = reinterpret_cast<io_uring_probe*>(memory.data());
+    seen.push_back(bare.register_(IORING_REGISTER_PROBE, probe, room));
+    seen.push_back(probe->ops_len);
+    const auto* const ops =
+        reinterpret_cast<const io_uring_probe_op*>(memory.data() + sizeof(io_uring_probe));
+    for (std::size_t i = 0; i < room; ++i) seen.insert(seen.end(), {ops[i].op, ops[i].flags});
     return seen;
   });
 }

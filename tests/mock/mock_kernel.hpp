@@ -6,28 +6,32 @@
 //                                                            │ io_uring_register  ring fd, enable, probe
 //      test ◄── calls(), taken(), posted(), complaints() ◄───┘ mmap               of the memfd
 //
-// It does what the real one does, in the same order, and each part below names the kernel function that it stands for;
-// tests/mock/fidelity_test.cpp runs the same scripts on both and compares. What makes it useful is what no real kernel
-// offers: indices that start just below 2^32, another layout, an older version, an error at call number N, a look at the
-// SQ tail between two lines of the application.
+// It does what the real one does, in the same order, and each part below names the kernel function that it
+// stands for; tests/mock/fidelity_test.cpp runs the same scripts on both and compares. What makes it useful
+// is what no real kernel offers: indices that start just below 2^32, another layout, an older version, an
+// error at call number N, a look at the SQ tail between two lines of the application.
 //
-// Operations: NOP completes at once; an opcode that the version does not know gets -EINVAL; every other operation waits
-// until the test calls complete(). Nothing happens by itself: where the real kernel would put the caller to sleep,
-// `on_sleep` is asked what wakes it.
+// Operations: NOP completes at once; an opcode that the version does not know gets -EINVAL; every other
+// operation waits until the test calls complete(). Nothing happens by itself: where the real kernel would put
+// the caller to sleep, `on_sleep` is asked what wakes it.
 //
-// A slot of the SQ is overwritten with garbage as soon as its SQE has been taken, and a slot of the CQ as soon as its
-// CQE was given back: they belong to the other side now, and a ring that still relies on them finds garbage.
+// A slot of the SQ is overwritten with garbage as soon as its SQE has been taken, and a slot of the CQ as
+// soon as its CQE was given back: they belong to the other side now, and a ring that still relies on them
+// finds garbage.
 //
-// Invariant: all SQEs that were ever published are, in this order: taken() and then what lies between SQ head and tail.
-// All completions that were ever due are, in this order: posted(), the backlog, the task work.
+// Invariant: all SQEs that were ever published are, in this order: taken() and then what lies between SQ head
+// and tail. Every completion that was ever due is in posted(), the backlog or the task work, or was counted
+// as lost.
 //
-// Limits: one ring at a time (a second setup replaces the first), one thread at a time, no links, no restrictions.
+// Limits: one ring at a time (a second setup replaces the first), one thread at a time, no links, no
+// restrictions.
 #pragma once
 
 #include <algorithm>
 #include <array>
 #include <bit>
 #include <chrono>
+#include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <functional>
@@ -83,6 +87,9 @@ enum class Wake { look_again, signal, min_wait_over, timeout, never };
 class MockKernel {
  public:
   explicit MockKernel(const Options& options = {}) : options_(options) {}
+  /// A test that enters more often has lost its way, and is ended.
+  static constexpr unsigned most_enters = 100'000;
+
   MockKernel(const MockKernel&) = delete;
   MockKernel& operator=(const MockKernel&) = delete;
 
@@ -107,21 +114,22 @@ class MockKernel {
         .self = this};
   }
 
-  // --- The plan: what shall go wrong ------------------------------------------------------------------------------------
+  // --- The plan: what shall go wrong -----------------------------------------------------------------------
 
   /// The `nth` call of this kind (1 is the first) returns `result` (-errno, or 0) and does nothing else.
   void fail(CallKind kind, unsigned nth, int result) { failures_[{kind, nth}] = result; }
   void fail_next(CallKind kind, int result) { fail(kind, count(kind) + 1, result); }
-  /// In the `nth` call of enter the memory for requests runs out behind `sqes` of them: a short submit, or, with 0, -EAGAIN.
+  /// In the `nth` call of enter the memory for requests runs out behind `sqes` of them: a short submit, or,
+  /// with 0, -EAGAIN.
   void short_submit(unsigned nth, unsigned sqes) { request_memory_[nth] = sqes; }
   void short_submit_next(unsigned sqes) { short_submit(enters() + 1, sqes); }
   /// From now on there is memory for so many CQEs in the backlog; what does not fit is lost, and counted.
   void memory_for_backlog(std::size_t cqes) { backlog_memory_ = cqes; }
-  /// Asked whenever a caller would sleep. Without it: the time-outs pass at once, and a wait without time-out returns
-  /// -EDEADLK, which no real kernel does, instead of hanging the test.
+  /// Asked whenever a caller would sleep. Without it: the time-outs pass at once, and a wait without time-out
+  /// returns -EDEADLK, which no real kernel does, instead of hanging the test.
   std::function<Wake()> on_sleep{};
 
-  // --- The devices: completions from outside ----------------------------------------------------------------------------
+  // --- The devices: completions from outside ---------------------------------------------------------------
 
   /// Completes the oldest operation in flight that has this user_data. False if there is none.
   bool complete(std::uint64_t user_data, int res, std::uint32_t flags = 0) {
@@ -132,14 +140,15 @@ class MockKernel {
     finish({user_data, res, flags});
     return true;
   }
-  /// A completion that comes from elsewhere (a message from another ring): by task work, where the ring has that.
+  /// A completion that comes from elsewhere (a message from another ring): by task work, where the ring has
+  /// that.
   void post(std::uint64_t user_data, int res, std::uint32_t flags = 0) { finish({user_data, res, flags}); }
 
   /// SQPOLL: the kernel's thread. Awake it takes what is published whenever it gets to run.
   void sq_thread_runs() { submit_sqes(memory_->sq_tail() - cached_sq_head_); }
   void sq_thread_sleeps() { memory_->set_sq_flag(IORING_SQ_NEED_WAKEUP); }
 
-  // --- What was seen ------------------------------------------------------------------------------------------------------
+  // --- What was seen ---------------------------------------------------------------------------------------
 
   const std::vector<Call>& calls() const { return calls_; }
   unsigned count(CallKind kind) const { return counts_[static_cast<std::size_t>(kind)]; }
@@ -152,7 +161,8 @@ class MockKernel {
     std::uint32_t flags;
     friend bool operator==(const Cqe&, const Cqe&) = default;
   };
-  /// The SQEs in the order in which they were taken, and the number of the enter call that took the `nth` of them.
+  /// The SQEs in the order in which they were taken, and the number of the enter call that took the `nth` of
+  /// them.
   const std::vector<io_uring_sqe>& taken() const { return taken_; }
   unsigned taken_by(std::size_t nth) const { return taken_by_[nth]; }
   std::vector<std::uint64_t> taken_user_data() const {
@@ -164,7 +174,8 @@ class MockKernel {
   std::size_t backlog() const { return backlog_.size(); }
   std::size_t task_work() const { return task_work_.size(); }
   std::size_t in_flight() const { return in_flight_.size(); }
-  /// The user_data of one of the operations in flight; a different one for each `choice`, as far as there are any.
+  /// The user_data of one of the operations in flight; a different one for each `choice`, as far as there are
+  /// any.
   std::optional<std::uint64_t> any_in_flight(std::size_t choice) const {
     if (in_flight_.empty()) return std::nullopt;
     return in_flight_[choice % in_flight_.size()].user_data;
@@ -185,7 +196,7 @@ class MockKernel {
   }
 
  private:
-  // --- io_uring_setup(2) --------------------------------------------------------------------------------------------------
+  // --- io_uring_setup(2) -----------------------------------------------------------------------------------
 
   int setup(unsigned entries, io_uring_params& params) {
     Call& call = record(CallKind::setup);
@@ -245,7 +256,7 @@ class MockKernel {
     return params.cq_entries < params.sq_entries ? -EINVAL : 0;
   }
 
-  // --- mmap(2) -------------------------------------------------------------------------------------------------------------
+  // --- mmap(2) ---------------------------------------------------------------------------------------------
 
   int map(int fd, std::size_t bytes, std::uint64_t offset, void** address) {
     Call& call = record(CallKind::map);
@@ -257,11 +268,12 @@ class MockKernel {
     return call.result = memory_->map(bytes, offset, address);
   }
 
-  // --- io_uring_enter(2) ----------------------------------------------------------------------------------------------------
+  // --- io_uring_enter(2) -----------------------------------------------------------------------------------
 
   int enter(int fd, unsigned to_submit, unsigned min_complete, unsigned flags,
             const abi::getevents_arg* argument) {
     Call& call = record(CallKind::enter);
+    if (enters() > most_enters) std::abort();  // the application goes round in circles
     call.fd = fd;
     call.to_submit = to_submit;
     call.min_complete = min_complete;
@@ -307,8 +319,8 @@ class MockKernel {
     return my_registered_rings()[index] ? 0 : -EBADF;
   }
 
-  /// The thread of SQPOLL (io_sq_thread) as far as a system call concerns it. 0, or -EDEADLK if the caller would wait
-  /// for ever: io_sqpoll_wait_sq on a full SQ whose thread sleeps.
+  /// The thread of SQPOLL (io_sq_thread) as far as a system call concerns it. 0, or -EDEADLK if the caller
+  /// would wait for ever: io_sqpoll_wait_sq on a full SQ whose thread sleeps.
   int run_sq_thread(unsigned flags) {
     if ((flags & IORING_ENTER_SQ_WAKEUP) != 0) memory_->clear_sq_flag(IORING_SQ_NEED_WAKEUP);
     const bool awake = (memory_->sq_flags() & IORING_SQ_NEED_WAKEUP) == 0;
@@ -318,7 +330,8 @@ class MockKernel {
     return waits && full ? -EDEADLK : 0;
   }
 
-  /// io_submit_sqes: take up to `count` SQEs, then publish how far it came. Returns how many, the bad ones included.
+  /// io_submit_sqes: take up to `count` SQEs, then publish how far it came. Returns how many, the bad ones
+  /// included.
   int submit_sqes(unsigned count) {
     last_sq_tail_ = memory_->sq_tail();
     const std::uint32_t published = last_sq_tail_ - cached_sq_head_;
@@ -338,7 +351,8 @@ class MockKernel {
     return taken == 0 && memory == 0 && left != 0 ? -EAGAIN : static_cast<int>(taken);
   }
 
-  /// io_get_sqe: the next SQE, by way of the array if there is one. An index out of range is dropped and counted.
+  /// io_get_sqe: the next SQE, by way of the array if there is one. An index out of range is dropped and
+  /// counted.
   bool get_sqe(io_uring_sqe& sqe) {
     const std::uint32_t position = cached_sq_head_++ & (params_.sq_entries - 1);
     std::uint32_t slot = position;
@@ -368,10 +382,11 @@ class MockKernel {
     return true;
   }
 
-  // --- Completions ----------------------------------------------------------------------------------------------------------
+  // --- Completions -----------------------------------------------------------------------------------------
 
-  /// An operation ended while nobody was in a system call: io_req_task_work_add. With DEFER_TASKRUN or COOP_TASKRUN its
-  /// CQE waits until the application enters; without them the kernel interrupts it, and posts.
+  /// An operation ended while nobody was in a system call: io_req_task_work_add. With DEFER_TASKRUN or
+  /// COOP_TASKRUN its CQE waits until the application enters; without them the kernel interrupts it, and
+  /// posts.
   void finish(const Cqe& cqe) {
     if (!has(IORING_SETUP_DEFER_TASKRUN) && !has(IORING_SETUP_COOP_TASKRUN)) return post_cqe(cqe);
     task_work_.push_back(cqe);
@@ -387,8 +402,8 @@ class MockKernel {
     if (task_work_.empty()) memory_->clear_sq_flag(IORING_SQ_TASKRUN);
   }
 
-  /// io_fill_cqe_req, and io_cqring_event_overflow if there is no room. While there is a backlog everything goes behind
-  /// it, so that the order is kept.
+  /// io_fill_cqe_req, and io_cqring_event_overflow if there is no room. While there is a backlog everything
+  /// goes behind it, so that the order is kept.
   void post_cqe(const Cqe& cqe) {
     if (backlog_.empty() && room_in_cq()) return write_cqe(cqe);
     if (backlog_.size() == backlog_memory_) {
@@ -432,7 +447,7 @@ class MockKernel {
     if (backlog_.empty()) memory_->clear_sq_flag(IORING_SQ_CQ_OVERFLOW);
   }
 
-  // --- Waiting ----------------------------------------------------------------------------------------------------------------
+  // --- Waiting ---------------------------------------------------------------------------------------------
 
   /// io_get_ext_arg. Behind the submission: by then it can only end the wait.
   int check_argument(const Call& call) const {
@@ -442,7 +457,8 @@ class MockKernel {
     return call.min_wait.count() != 0 && !knows_min_wait ? -EINVAL : 0;  // before 6.12 it was `pad`
   }
 
-  /// io_cqring_wait: post what is held back; if that is not enough, sleep. Any error gives way to "there is something".
+  /// io_cqring_wait: post what is held back; if that is not enough, sleep. Any error gives way to "there is
+  /// something".
   int cqring_wait(const Call& call) {
     constexpr std::size_t task_work_at_once = 20;  // IO_LOCAL_TW_DEFAULT_MAX
     const unsigned want = std::min(call.min_complete, params_.cq_entries);
@@ -462,13 +478,15 @@ class MockKernel {
       if (result != 0) break;
       if (wake == Wake::min_wait_over) wanted = 1;
       flush_backlog();
-      if (std::exchange(lost_, false)) {
+      if (lost_) {
         result = -EBADR;
         break;
       }
       if (visible() >= wanted) break;
     }
-    return memory_->cq_head() == memory_->cq_tail() ? result : 0;
+    if (memory_->cq_head() != memory_->cq_tail()) return 0;
+    if (result == -EBADR) lost_ = false;  // said once
+    return result;
   }
 
   Wake sleep(const Call& call) {
@@ -480,7 +498,7 @@ class MockKernel {
 
   std::uint32_t visible() const { return cached_cq_tail_ - memory_->cq_head(); }
 
-  // --- io_uring_register(2) ----------------------------------------------------------------------------------------------------
+  // --- io_uring_register(2) --------------------------------------------------------------------------------
 
   int register_(int fd, unsigned opcode, void* argument, unsigned count) {
     Call& call = record(CallKind::register_);
@@ -546,7 +564,7 @@ class MockKernel {
     return 0;
   }
 
-  // --- Bookkeeping ----------------------------------------------------------------------------------------------------------------
+  // --- Bookkeeping -----------------------------------------------------------------------------------------
 
   Call& record(CallKind kind) {
     ++counts_[static_cast<std::size_t>(kind)];

@@ -3,16 +3,18 @@
 //      application                    one memfd, mapped twice                     MockKernel
 //   Ring's mappings ──────► [ rings: words, SQ array, CQEs | SQEs ] ◄────── SharedMemory's own mapping
 //
-// As in life, the two sides see the same pages at different addresses. The descriptor of the memfd is the "ring fd", so
-// that a ring which forgets to close it, or to unmap, leaves a trace in /proc/self/fd and /proc/self/maps (leftovers()).
+// As in life, the two sides see the same pages at different addresses. The descriptor of the memfd is the
+// "ring fd", so that a ring which forgets to close it, or to unmap, leaves a trace in /proc/self/fd and
+// /proc/self/maps (leftovers()).
 //
-// Where the words lie is the kernel's business; `params` tells. The usual layout is the one that every kernel so far
-// has used. The odd one is as legal, and no kernel's: a ring that works on it believes `params`.
+// Where the words lie is the kernel's business; `params` tells. The usual layout is the one that every kernel
+// so far has used. The odd one is as legal, and no kernel's: a ring that works on it believes `params`.
 //
-// Every byte that belongs to nobody is filled with a pattern. Whoever writes there (an SQ array that does not exist, a
-// word at a remembered offset) is found out by untouched().
+// Every byte that belongs to nobody is filled with a pattern. Whoever writes there (an SQ array that does not
+// exist, a word at a remembered offset) is found out by untouched().
 //
-// Invariant: the kernel writes SQ head, CQ tail, the SQ flags and the counters; the application SQ tail and CQ head.
+// Invariant: the kernel writes SQ head, CQ tail, the SQ flags and the counters; the application SQ tail and
+// CQ head.
 #pragma once
 
 #include <linux/io_uring.h>
@@ -40,8 +42,8 @@ struct Offsets {
   std::uint32_t bytes = 0;
 };
 
-/// rings_size() of the kernel: the four indices in one cache line, CQEs from byte 64, the SQ array behind them. Without
-/// an array its offset is 0, which is also where SQ head lies.
+/// rings_size() of the kernel: the four indices in one cache line, CQEs from byte 64, the SQ array behind
+/// them. Without an array its offset is 0, which is also where SQ head lies.
 inline Offsets usual_layout(std::uint32_t sq_entries, std::uint32_t cq_entries, bool has_array) {
   Offsets at;
   at.sq.head = 0;
@@ -134,7 +136,7 @@ class SharedMemory {
     return 0;
   }
 
-  // --- The protocol, seen from the kernel: the other half of each pair in uring/indices.hpp ---------------------------
+  // --- The protocol, seen from the kernel: the other half of each pair in uring/indices.hpp ----------------
 
   std::uint32_t sq_tail() const { return load(at_.sq.tail, std::memory_order_acquire); }  // io_sqring_entries
   std::uint32_t cq_head() const {
@@ -151,7 +153,7 @@ class SharedMemory {
   void count_dropped() { std::atomic_ref(word(at_.sq.dropped)).fetch_add(1, std::memory_order_relaxed); }
   void count_overflow() { std::atomic_ref(word(at_.cq.overflow)).fetch_add(1, std::memory_order_relaxed); }
 
-  // --- What the tests look at -------------------------------------------------------------------------------------------
+  // --- What the tests look at ------------------------------------------------------------------------------
 
   std::uint32_t sq_head() const { return load(at_.sq.head, std::memory_order_relaxed); }
   std::uint32_t cq_tail() const { return load(at_.cq.tail, std::memory_order_relaxed); }

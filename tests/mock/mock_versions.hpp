@@ -1,8 +1,9 @@
-// Which kernel the mock plays: what each version of Linux knows about rings, as far as a ring layer can notice.
+// Which kernel the mock plays: what each version of Linux knows about rings, as far as a ring layer can
+// notice.
 //
-// A setup flag that a version does not know is -EINVAL, an unknown opcode a CQE with -EINVAL, and a feature is a bit in
-// io_uring_params. Between 5.11, the oldest that the ring layer accepts, and 6.18 these are the steps. Tests take one of
-// the list, and change a copy where they want a stranger kernel than there ever was.
+// A setup flag that a version does not know is -EINVAL, an unknown opcode a CQE with -EINVAL, and a feature
+// is a bit in io_uring_params. Between 5.11, the oldest that the ring layer accepts, and 6.18 these are the
+// steps. Tests take one of the list, and change a copy where they want a stranger kernel than there ever was.
 #pragma once
 
 #include <linux/io_uring.h>

@@ -288,7 +288,8 @@ TEST_CASE("the SQ array, where there is one, is filled with the identity once an
   in_every_world(mock::linux_6_1, [](MockKernel& kernel) {
     Ring ring({.entries = 4, .register_ring_fd = false}, kernel.seam());
     for (std::uint32_t i = 0; i < 4; ++i) CHECK(kernel.memory().array(i) == i);
-    // Exchange two entries behind the ring's back. It stays like that, and the kernel takes the SQEs crosswise.
+    // Exchange two entries behind the ring's back. It stays like that, and the kernel takes the SQEs
+    // crosswise.
     std::swap(kernel.memory().array(0), kernel.memory().array(1));
     const std::uint32_t first = ring.snapshot().sq_tail;
     for (std::uint64_t i = 0; i < 4; ++i) REQUIRE(mock::add(ring, first + i));
@@ -370,6 +371,36 @@ TEST_CASE("a kernel older than 5.11 is refused by the name of what it lacks") {
   for (const mock::Version& version : {mock::linux_5_6, mock::linux_5_10}) {
     MockKernel kernel({.version = version});
     CHECK(mentions(failure_of({.entries = 8}, kernel).text, "IORING_FEAT_EXT_ARG (5.11)"));
+  }
+}
+
+TEST_CASE("a kernel whose sizes and masks contradict each other is refused, and nothing leaks") {
+  static bool of_sq;  // the seam is a plain function: it captures nothing
+  for (const bool which : {true, false}) {
+    of_sq = which;
+    {
+      MockKernel kernel;
+      uring::Kernel seam = kernel.seam();
+      seam.map = [](void* self, int fd, std::size_t bytes, std::uint64_t offset, void** address) {
+        MockKernel& inner = *static_cast<MockKernel*>(self);
+        const int result = inner.seam().map(self, fd, bytes, offset, address);
+        const mock::Offsets& at = inner.memory().offsets();
+        if (offset == IORING_OFF_SQ_RING) {
+          std::byte* const mask =
+              static_cast<std::byte*>(*address) + (of_sq ? at.sq.ring_mask : at.cq.ring_mask);
+          *reinterpret_cast<std::uint32_t*>(mask) += 1;
+        }
+        return result;
+      };
+      try {
+        const Ring ring({.entries = 8}, seam);
+        FAIL("accepted");
+      } catch (const uring::SetupError& error) {
+        CHECK(error.code().value() == EPROTO);
+        CHECK(mentions(error.what(), "contradict"));
+      }
+    }
+    CHECK(mock::leftovers() == mock::Leftovers{});
   }
 }
 

@@ -1,5 +1,5 @@
-// SqpollRing: when the kernel's thread must be told, and when a system call would be wasted. The mock's thread runs when
-// the test says so; what two threads do to each other is the matter of tests/barriers/.
+// SqpollRing: when the kernel's thread must be told, and when a system call would be wasted. The mock's
+// thread runs when the test says so; what two threads do to each other is the matter of tests/barriers/.
 
 #include <doctest/doctest.h>
 

@@ -1,4 +1,5 @@
-// From next_sqe to the kernel: every slot used, nothing visible too early, nothing lost and nothing sent twice.
+// From next_sqe to the kernel: every slot used, nothing visible too early, nothing lost and nothing sent
+// twice.
 
 #include <doctest/doctest.h>
 
@@ -42,6 +43,22 @@ TEST_CASE("the SQ holds exactly `entries` SQEs, on every lap, across 2^32") {
     CHECK(ring.counters().sqes == 24);
     CHECK(ring.counters().batches == 3);
     CHECK(ring.counters().short_submits == 0);
+  });
+}
+
+TEST_CASE("the kernel's head is looked at when the SQ looks full, and not before") {
+  in_every_world([](MockKernel& kernel) {
+    Ring ring({.entries = 8}, kernel.seam());
+    for (int lap = 0; lap < 3; ++lap) {
+      const std::uint32_t head = kernel.memory().sq_head();
+      CHECK(ring.sq_space() == 8);
+      kernel.memory().commit_sqring(head - 8);  // who looks now finds the SQ full
+      for (std::uint64_t i = 0; i < 8; ++i) REQUIRE(add(ring, i));
+      kernel.memory().commit_sqring(head);
+      CHECK(ring.next_sqe() == nullptr);
+      CHECK(ring.submit() == 8);
+      mock::harvest(ring);
+    }
   });
 }
 
@@ -153,7 +170,7 @@ TEST_CASE("eight operations and the wait for them are one system call") {
   });
 }
 
-// --- The batch cursor -------------------------------------------------------------------------------------------------------
+// --- The batch cursor --------------------------------------------------------------------------------------
 
 TEST_CASE("an abandoned batch leaves no trace: its slots are filled anew") {
   in_every_world([](MockKernel& kernel) {
@@ -257,7 +274,7 @@ TEST_CASE("a chain that is prepared in a batch of its length is never split over
   });
 }
 
-// --- Short submits ------------------------------------------------------------------------------------------------------------
+// --- Short submits -----------------------------------------------------------------------------------------
 
 TEST_CASE(
     "without SUBMIT_ALL a malformed SQE ends the submission, and the next one sends the rest in order") {
@@ -333,7 +350,7 @@ TEST_CASE("the kernel runs out of memory after K of N SQEs: the other N - K go w
   }
 }
 
-// --- Errors of enter ------------------------------------------------------------------------------------------------------------
+// --- Errors of enter ---------------------------------------------------------------------------------------
 
 TEST_CASE("an error of submit loses nothing: what was offered is offered again") {
   for (const int error : {EAGAIN, EBUSY, ENXIO, ENOMEM}) {

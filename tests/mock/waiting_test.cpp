@@ -1,4 +1,5 @@
-// submit_and_wait: what it asks the kernel, and what it makes of answers that never say how many completions there are.
+// submit_and_wait: what it asks the kernel, and what it makes of answers that never say how many completions
+// there are.
 
 #include <doctest/doctest.h>
 
@@ -165,7 +166,7 @@ TEST_CASE("a wait that is met from the backlog needs one call") {
   });
 }
 
-// --- Time-outs -------------------------------------------------------------------------------------------------------------------
+// --- Time-outs ---------------------------------------------------------------------------------------------
 
 TEST_CASE("a wait for ever passes no argument; a wait with a time-out passes exactly that") {
   in_every_world([](MockKernel& kernel) {
@@ -254,29 +255,12 @@ TEST_CASE("after a kernel that gave up too early the wait goes on for what is le
 TEST_CASE("ETIME is not reported when enough completions came just then") {
   // The kernel looked, found nothing and returned -ETIME; the completions came before we looked.
   MockKernel kernel;
-  struct Late {
-    uring::Kernel inner;
-    MockKernel* mock;
-  } late{kernel.seam(), &kernel};
   uring::Kernel seam = kernel.seam();
-  seam.self = &late;
-  seam.setup = [](void* self, unsigned entries, io_uring_params* params) {
-    const Late& that = *static_cast<Late*>(self);
-    return that.inner.setup(that.inner.self, entries, params);
-  };
-  seam.register_ = [](void* self, int fd, unsigned opcode, void* argument, unsigned count) {
-    const Late& that = *static_cast<Late*>(self);
-    return that.inner.register_(that.inner.self, fd, opcode, argument, count);
-  };
-  seam.map = [](void* self, int fd, std::size_t bytes, std::uint64_t offset, void** address) {
-    const Late& that = *static_cast<Late*>(self);
-    return that.inner.map(that.inner.self, fd, bytes, offset, address);
-  };
   seam.enter = [](void* self, int fd, unsigned to_submit, unsigned min_complete, unsigned flags,
                   const uring::abi::getevents_arg* argument) {
-    const Late& that = *static_cast<Late*>(self);
-    const int result = that.inner.enter(that.inner.self, fd, to_submit, min_complete, flags, argument);
-    that.mock->post(1, 0);
+    MockKernel& inner = *static_cast<MockKernel*>(self);
+    const int result = inner.seam().enter(self, fd, to_submit, min_complete, flags, argument);
+    inner.post(1, 0);
     return result;
   };
   Ring ring({.entries = 8, .flags = IORING_SETUP_SUBMIT_ALL}, seam);
@@ -336,7 +320,7 @@ TEST_CASE("without waiting, the kernel still posts what it holds back") {
   });
 }
 
-// --- Signals ----------------------------------------------------------------------------------------------------------------------
+// --- Signals -----------------------------------------------------------------------------------------------
 
 TEST_CASE("a signal does not end a wait, and the SQEs that it kept back go with the next call") {
   in_every_world([](MockKernel& kernel) {
@@ -401,7 +385,7 @@ TEST_CASE("signals do not stretch a wait: each further call gets what is left of
   });
 }
 
-// --- Errors -----------------------------------------------------------------------------------------------------------------------
+// --- Errors ------------------------------------------------------------------------------------------------
 
 TEST_CASE("an error comes with what was done before it") {
   for (const int error : {EAGAIN, EBUSY, ENXIO, EBADR}) {
@@ -433,7 +417,7 @@ TEST_CASE("another thread than the owner cannot wait: EEXIST, not a hang") {
   });
 }
 
-// --- min_wait: collect for a while, then be content with one -------------------------------------------------------------------
+// --- min_wait: collect for a while, then be content with one -----------------------------------------------
 
 TEST_CASE("min_wait is passed to a kernel that has it, in microseconds, with or without a time-out") {
   in_every_world([](MockKernel& kernel) {
@@ -442,7 +426,8 @@ TEST_CASE("min_wait is passed to a kernel that has it, in microseconds, with or 
     kernel.post(1, 0);
     Waited waited = ring.submit_and_wait(8, uring::forever, 300us);
     CHECK(kernel.last_call().min_wait == 300us);
-    // For ever must be said as a number here: without a time-out the kernel would give up when min_wait is over.
+    // For ever must be said as a number here: without a time-out the kernel would give up when min_wait is
+    // over.
     CHECK(kernel.last_call().timed);
     CHECK(kernel.last_call().timeout > 24h);
     CHECK((kernel.last_call().flags & IORING_ENTER_EXT_ARG) != 0);

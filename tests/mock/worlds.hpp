@@ -1,8 +1,8 @@
 // How a test meets the mock kernel: in every world, and with its complaints heard.
 //
-// A world is where the indices start (0, as on a real ring, and just below 2^32, where no real ring gets within a test)
-// times where the words lie (the usual layout and the odd one). A test that holds in one world and not in another has
-// found a ring that adds without wrapping or remembers an offset.
+// A world is where the indices start (0, as on a real ring, and just below 2^32, where no real ring gets
+// within a test) times where the words lie (the usual layout and the odd one). A test that holds in one world
+// and not in another has found a ring that adds without wrapping or remembers an offset.
 #pragma once
 
 #include <doctest/doctest.h>
@@ -74,6 +74,7 @@ template <class Ring>
 std::vector<std::uint64_t> harvest_all(Ring& ring) {
   std::vector<std::uint64_t> all;
   for (;;) {
+    REQUIRE(all.size() < 1'000'000);
     const std::vector<std::uint64_t> some = harvest(ring);
     if (some.empty()) return all;
     all.insert(all.end(), some.begin(), some.end());

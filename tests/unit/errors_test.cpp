@@ -1,7 +1,8 @@
-// "Why can't I create a ring here?": each cause is told apart from the others, in two lines that say what to do.
+// "Why can't I create a ring here?": each cause is told apart from the others, in two lines that say what to
+// do.
 //
-// The second half makes the kernel refuse in earnest. That is done to a child process, which writes what it was told
-// into a pipe: filters, limits and identities cannot be taken back.
+// The second half makes the kernel refuse in earnest. That is done to a child process, which writes what it
+// was told into a pipe: filters, limits and identities cannot be taken back.
 
 #include "uring/errors.hpp"
 
@@ -137,11 +138,12 @@ TEST_CASE("a file of /proc that is not there, or says nothing, is unknown and no
   CHECK(uring::detail::read_proc_int("/proc/sys/kernel/pid_max", "") > 0);
 }
 
-// --- The kernel's own refusals ------------------------------------------------------------------------------------------------
+// --- The kernel's own refusals -----------------------------------------------------------------------------
 
 namespace {
 
-// What a child with `restrict` applied hears when it asks for a ring: "<errno> <text>", or "0 " if it gets one.
+// What a child with `restrict` applied hears when it asks for a ring: "<errno> <text>", or "0 " if it gets
+// one.
 template <class Restrict>
 std::string hears(Restrict restrict, const uring::RingOptions& options = {.entries = 8}) {
   std::array<int, 2> ends{};
@@ -190,7 +192,8 @@ bool set_limit(__rlimit_resource resource, rlim_t soft) {
   return ::setrlimit(resource, &limit) == 0;
 }
 
-// Root is above RLIMIT_MEMLOCK, so it must become somebody first. (Who is not root has no such privilege to lose.)
+// Root is above RLIMIT_MEMLOCK, so it must become somebody first. (Who is not root has no such privilege to
+// lose.)
 bool become_nobody() {
   if (::geteuid() != 0) return true;
   constexpr unsigned nobody = 65534;

@@ -1,5 +1,5 @@
-// The shared words, one by one: each function touches its own word and no other, and the arithmetic wraps at 2^32.
-// Whether the orders are strong enough is proved in tests/barriers/.
+// The shared words, one by one: each function touches its own word and no other, and the arithmetic wraps at
+// 2^32. Whether the orders are strong enough is proved in tests/barriers/.
 
 #include "uring/indices.hpp"
 

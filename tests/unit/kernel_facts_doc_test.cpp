@@ -1,5 +1,5 @@
-// docs/kernel-facts.md promises a test for each of its lines, and a line for each of the fact tests. Prose cannot be
-// compiled, but this can be compared.
+// docs/kernel-facts.md promises a test for each of its lines, and a line for each of the fact tests. Prose
+// cannot be compiled, but this can be compared.
 
 #include <doctest/doctest.h>
 
@@ -22,7 +22,8 @@ std::set<std::string> titles_in_the_book() {
   return titles;
 }
 
-/// The titles in one folder, of the files whose name begins with `prefix`. A title stands on the line of its TEST_CASE.
+/// The titles in one folder, of the files whose name begins with `prefix`. A title stands on the line of its
+/// TEST_CASE.
 std::set<std::string> titles_in_the_tests(const std::string& prefix) {
   std::set<std::string> titles;
   for (const auto& entry : std::filesystem::directory_iterator(SOURCE_DIR "/tests/kernel")) {

@@ -1,4 +1,5 @@
-// The parts of a setup that need no kernel: names, judgements, the ladder. Whole setups are in tests/mock/setup_test.cpp.
+// The parts of a setup that need no kernel: names, judgements, the ladder. Whole setups are in
+// tests/mock/setup_test.cpp.
 
 #include "uring/setup.hpp"
 

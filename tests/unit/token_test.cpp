@@ -1,4 +1,5 @@
-// user_data as a name that can be checked: 64 bits out and back, and a table that knows what is no longer in flight.
+// user_data as a name that can be checked: 64 bits out and back, and a table that knows what is no longer in
+// flight.
 
 #include "uring/token.hpp"
 
@@ -238,3 +239,27 @@ TEST_CASE("a hundred thousand random operations agree with a std::map") {
   CHECK(visited == model.size());
   CHECK(dead.size() > 10'000);
 }
+
+namespace {
+
+struct Fragile {
+  bool breaks = false;
+  Fragile() = default;
+  explicit Fragile(bool b) : breaks(b) {}
+  Fragile(Fragile&& other) : breaks(other.breaks) {
+    if (breaks) throw 1;
+  }
+  Fragile& operator=(Fragile&&) = delete;
+};
+
+TEST_CASE("an operation whose move throws takes no slot") {
+  uring::InFlight<Fragile> table(1);
+  CHECK_THROWS_AS(table.start(0, Fragile(true)), int);
+  CHECK(table.size() == 0);
+  const auto token = table.start(0, Fragile(false));
+  REQUIRE(token.has_value());
+  CHECK(table.find(*token) != nullptr);
+  CHECK(table.finish(*token));
+}
+
+}  // namespace
