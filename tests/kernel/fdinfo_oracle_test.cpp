@@ -18,6 +18,7 @@
 #include <thread>
 
 #include "tests/support/skip.hpp"
+#include "tests/support/sqe.hpp"
 #include "uring/prep_files.hpp"
 #include "uring/ring.hpp"
 
@@ -182,7 +183,7 @@ TEST_CASE("oracle: an abandoned batch never existed, a committed one does at the
     {
       auto batch = ring.batch(2);
       REQUIRE(batch);
-      for (unsigned i = 0; i < 2; ++i) uring::prep::nop(*batch.next(), Token{2});
+      for (unsigned i = 0; i < 2; ++i) uring::prep::nop(tests::must(batch.next()), Token{2});
       batch.commit();
     }
     CHECK(kernel_view(ring.fd())["SqTail"] == 0);

@@ -33,6 +33,7 @@
 #include <vector>
 
 #include "tests/support/skip.hpp"
+#include "tests/support/sqe.hpp"
 #include "uring/errors.hpp"
 #include "uring/owned.hpp"
 #include "uring/ring.hpp"
@@ -128,8 +129,7 @@ io_uring_sqe& next(Source& source) {
   } else {
     sqe = source.next();
   }
-  REQUIRE(sqe != nullptr);
-  return *sqe;
+  return must(sqe);
 }
 
 // ---- The kernel, watched ----------------------------------------------------------------------------------

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "tests/support/skip.hpp"
+#include "tests/support/sqe.hpp"
 #include "uring/prep_control.hpp"
 
 namespace {
@@ -23,8 +24,9 @@ TEST_CASE("one turn of the loop is one system call, however many operations its 
   SKIP_WITHOUT_IO_URING();
   uring::Ring ring({.entries = 32});
   uring::Loop loop(ring);
-  for (std::uint64_t i = 0; i < 16; ++i) uring::prep::nop(*loop.next_sqe(), Token{i});
-  int harvested = loop.run_once([&](const io_uring_cqe&) { uring::prep::nop(*loop.next_sqe(), Token{100}); });
+  for (std::uint64_t i = 0; i < 16; ++i) uring::prep::nop(tests::must(loop.next_sqe()), Token{i});
+  int harvested =
+      loop.run_once([&](const io_uring_cqe&) { uring::prep::nop(tests::must(loop.next_sqe()), Token{100}); });
   CHECK(harvested == 16);
   CHECK(loop.statistics().io_enter_calls == 1);
   harvested = loop.run_once([](const io_uring_cqe&) {});
@@ -43,7 +45,7 @@ TEST_CASE("handlers may ask for more SQEs than the SQ has: the loop submits in b
   SKIP_WITHOUT_IO_URING();
   uring::Ring ring({.entries = 4, .cq_entries = 256});
   uring::Loop loop(ring);
-  uring::prep::nop(*loop.next_sqe(), Token{~std::uint64_t{0}});
+  uring::prep::nop(tests::must(loop.next_sqe()), Token{~std::uint64_t{0}});
   std::vector<int> seen(100, 0);
   const auto handler = [&](const io_uring_cqe& cqe) {
     if (cqe.user_data < seen.size()) {
@@ -51,9 +53,7 @@ TEST_CASE("handlers may ask for more SQEs than the SQ has: the loop submits in b
       return;
     }
     for (std::uint64_t i = 0; i < seen.size(); ++i) {
-      io_uring_sqe* const sqe = loop.next_sqe();
-      REQUIRE(sqe != nullptr);
-      uring::prep::nop(*sqe, Token{i});
+      uring::prep::nop(tests::must(loop.next_sqe()), Token{i});
     }
   };
   while (loop.run_once(handler, 100ms) > 0) {
@@ -65,15 +65,14 @@ TEST_CASE("a chain that does not fit behind what is prepared goes into the next 
   SKIP_WITHOUT_IO_URING();
   uring::Ring ring({.entries = 4});
   uring::Loop loop(ring);
-  for (std::uint64_t i = 0; i < 3; ++i) uring::prep::nop(*loop.next_sqe(), Token{i});
+  for (std::uint64_t i = 0; i < 3; ++i) uring::prep::nop(tests::must(loop.next_sqe()), Token{i});
   {
     auto chain = loop.batch(3);
     REQUIRE(chain);
     for (std::uint64_t i = 3; i < 6; ++i) {
-      io_uring_sqe* const sqe = chain.next();
-      REQUIRE(sqe != nullptr);
-      uring::prep::nop(*sqe, Token{i});
-      if (i < 5) uring::prep::link(*sqe);
+      io_uring_sqe& sqe = tests::must(chain.next());
+      uring::prep::nop(sqe, Token{i});
+      if (i < 5) uring::prep::link(sqe);
     }
     chain.commit();
   }
@@ -101,7 +100,7 @@ TEST_CASE("busy-waiting finds a completion that DEFER_TASKRUN holds back, and bl
   uring::Loop loop(ring, {.busy_wait = 10s});
   const uring::FileDescriptor event(::eventfd(0, EFD_CLOEXEC));
   std::uint64_t value = 0;
-  uring::prep::read(*loop.next_sqe(), event.get(), &value, sizeof value, 0, Token{1});
+  uring::prep::read(tests::must(loop.next_sqe()), event.get(), &value, sizeof value, 0, Token{1});
   std::thread writer([&] {
     std::this_thread::sleep_for(30ms);
     const std::uint64_t one = 1;
@@ -126,8 +125,8 @@ TEST_CASE("a loop that gathers wakes up once for completions that come apart") {
   const uring::FileDescriptor first(::eventfd(0, EFD_CLOEXEC));
   const uring::FileDescriptor second(::eventfd(0, EFD_CLOEXEC));
   std::uint64_t values[2] = {};
-  uring::prep::read(*loop.next_sqe(), first.get(), &values[0], sizeof values[0], 0, Token{1});
-  uring::prep::read(*loop.next_sqe(), second.get(), &values[1], sizeof values[1], 0, Token{2});
+  uring::prep::read(tests::must(loop.next_sqe()), first.get(), &values[0], sizeof values[0], 0, Token{1});
+  uring::prep::read(tests::must(loop.next_sqe()), second.get(), &values[1], sizeof values[1], 0, Token{2});
   std::thread writer([&] {
     const std::uint64_t one = 1;
     for (const int fd : {first.get(), second.get()}) {
@@ -145,7 +144,7 @@ TEST_CASE("a signal arrives as a completion and stops the loop") {
   uring::Loop loop(ring);
   uring::SignalWatch watch({SIGUSR2});
   constexpr Token signal_token{42};
-  watch.prepare(*loop.next_sqe(), signal_token);
+  watch.prepare(tests::must(loop.next_sqe()), signal_token);
   std::thread sender([] {
     std::this_thread::sleep_for(20ms);
     ::kill(::getpid(), SIGUSR2);
@@ -172,8 +171,8 @@ TEST_CASE("a signal watch that never fired is cancelled before it goes, and the 
     uring::Ring ring({.entries = 4});
     uring::Loop loop(ring);
     uring::SignalWatch watch({SIGUSR2});
-    watch.prepare(*loop.next_sqe(), Token{1});
-    uring::prep::async_cancel(*loop.next_sqe(), Token{1}, Token{2});
+    watch.prepare(tests::must(loop.next_sqe()), Token{1});
+    uring::prep::async_cancel(tests::must(loop.next_sqe()), Token{1}, Token{2});
     int left = 2;
     while (left > 0) {
       REQUIRE(loop.run_once(
@@ -192,7 +191,7 @@ TEST_CASE("the loop says which error ended it: a ring that was never enabled") {
   SKIP_WITHOUT_IO_URING();
   uring::Ring ring({.entries = 4, .flags = uring::default_setup_flags | IORING_SETUP_R_DISABLED});
   uring::Loop loop(ring);
-  uring::prep::nop(*loop.next_sqe(), Token{1});
+  uring::prep::nop(tests::must(loop.next_sqe()), Token{1});
   CHECK(loop.run([](const io_uring_cqe&) {}) == -EBADFD);
   CHECK(ring.unsubmitted() == 1);
   CHECK(ring.enable() == 0);
@@ -206,9 +205,7 @@ TEST_CASE("the same loop runs on an SQPOLL ring") {
   constexpr int total = 200;
   int done = 0;
   for (std::uint64_t i = 0; i < total; ++i) {
-    io_uring_sqe* const sqe = loop.next_sqe();
-    REQUIRE(sqe != nullptr);
-    uring::prep::nop(*sqe, Token{i});
+    uring::prep::nop(tests::must(loop.next_sqe()), Token{i});
   }
   while (done < total) REQUIRE(loop.run_once([&](const io_uring_cqe&) { ++done; }, 10s) > 0);
   CHECK(loop.statistics().sqe_submitted == total);

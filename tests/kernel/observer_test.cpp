@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "tests/support/skip.hpp"
+#include "tests/support/sqe.hpp"
 #include "uring/prep_files.hpp"
 #include "uring/ring.hpp"
 
@@ -25,7 +26,7 @@ TEST_CASE("an observer sees what the application moved before an enter and what 
   std::vector<EnterEvent> events;
   uring::Observer observer(record, &events);
   uring::Ring ring({.entries = 8}, observer.kernel());
-  for (std::uint64_t i = 0; i < 3; ++i) uring::prep::nop(*ring.next_sqe(), Token{i + 70});
+  for (std::uint64_t i = 0; i < 3; ++i) uring::prep::nop(tests::must(ring.next_sqe()), Token{i + 70});
   CHECK(ring.submit() == 3);
   REQUIRE(events.size() == 1);
   const EnterEvent first = events[0];
@@ -44,7 +45,7 @@ TEST_CASE("an observer sees what the application moved before an enter and what 
   }
 
   CHECK(ring.harvest([](const io_uring_cqe&) {}) == 3);
-  uring::prep::nop(*ring.next_sqe(), Token{99});
+  uring::prep::nop(tests::must(ring.next_sqe()), Token{99});
   CHECK(ring.submit() == 1);
   REQUIRE(events.size() == 2);
   CHECK(events[1].previous.cq_head == 0);
@@ -57,7 +58,7 @@ TEST_CASE("an observer passes errors on as they are") {
   uring::Observer observer(record, &events);
   uring::Ring ring({.entries = 8, .flags = uring::default_setup_flags | IORING_SETUP_R_DISABLED},
                    observer.kernel());
-  uring::prep::nop(*ring.next_sqe(), Token{1});
+  uring::prep::nop(tests::must(ring.next_sqe()), Token{1});
   CHECK(ring.submit() == -EBADFD);
   REQUIRE(events.size() == 1);
   CHECK(events[0].result == -EBADFD);

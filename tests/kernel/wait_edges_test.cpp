@@ -10,6 +10,7 @@
 
 #include "tests/kernel/kernel_support.hpp"
 #include "tests/support/skip.hpp"
+#include "tests/support/sqe.hpp"
 #include "uring/loop.hpp"
 #include "uring/prep_files.hpp"
 
@@ -17,13 +18,6 @@ namespace {
 
 using namespace std::chrono_literals;
 using uring::Token;
-
-template <class AnyRing>
-io_uring_sqe& free_sqe(AnyRing& ring) {
-  io_uring_sqe* const sqe = ring.next_sqe();
-  REQUIRE(sqe != nullptr);
-  return *sqe;
-}
 
 TEST_CASE("one call wakes a sleeping SQPOLL thread; that it takes its time costs no more calls") {
   SKIP_WITHOUT_IO_URING();
@@ -35,7 +29,7 @@ TEST_CASE("one call wakes a sleeping SQPOLL thread; that it takes its time costs
       std::this_thread::sleep_for(1ms);
     }
     REQUIRE((ring.snapshot().sq_flags & IORING_SQ_NEED_WAKEUP) != 0);
-    uring::prep::nop(free_sqe(ring), Token{1});
+    uring::prep::nop(tests::must(ring.next_sqe()), Token{1});
     const std::uint64_t enters = ring.counters().enters;
     CHECK(ring.submit_and_wait(0).submitted == 1);
     CHECK(ring.counters().enters == enters + 1);
@@ -85,7 +79,7 @@ TEST_CASE(
   SKIP_WITHOUT_IO_URING();
   LosingKernel losing;
   uring::Ring ring({.entries = 4}, losing.kernel());
-  for (std::uint64_t i = 0; i < 2; ++i) uring::prep::nop(free_sqe(ring), Token{i});
+  for (std::uint64_t i = 0; i < 2; ++i) uring::prep::nop(tests::must(ring.next_sqe()), Token{i});
   CHECK(ring.submit() == 2);
   losing.losing = true;
   const uring::Waited waited = ring.submit_and_wait(4);
@@ -94,7 +88,7 @@ TEST_CASE(
   CHECK(losing.enters_while_losing == 1);
   losing.losing = false;
   CHECK(ring.harvest([](const io_uring_cqe&) {}) == 2);
-  uring::prep::nop(free_sqe(ring), Token{9});
+  uring::prep::nop(tests::must(ring.next_sqe()), Token{9});
   CHECK(ring.submit_and_wait(1, tests::kernel::patience).error == 0);  // reported once
 }
 
@@ -106,7 +100,7 @@ TEST_CASE("a signal does not end the collecting of a min_wait") {
   struct sigaction before {};
   quiet.sa_handler = [](int) {};
   ::sigaction(SIGUSR1, &quiet, &before);
-  uring::prep::nop(free_sqe(ring), Token{1});
+  uring::prep::nop(tests::must(ring.next_sqe()), Token{1});
   const pthread_t waiting = ::pthread_self();
   std::thread signals([waiting] {
     for (int i = 0; i < 3; ++i) {
