@@ -51,9 +51,9 @@ struct LosingKernel {
   uring::Kernel kernel() {
     uring::Kernel seam = uring::real_kernel;
     seam.self = this;
-    seam.setup = [](void* self, unsigned entries, io_uring_params* params) {
-      const int fd = uring::real_kernel.setup(nullptr, entries, params);
-      of(self).params = *params;
+    seam.setup = [](void* self, unsigned entries, io_uring_params* filled) {
+      const int fd = uring::real_kernel.setup(nullptr, entries, filled);
+      of(self).params = *filled;
       return fd;
     };
     seam.map = [](void* self, int fd, std::size_t bytes, std::uint64_t offset, void** address) {
