@@ -180,7 +180,8 @@ class BasicRing {
   /// let the kernel post what it has.
   ///
   /// `min_wait` (6.12; before, `want` is taken to be 1): collect up to `want` for that long; after it, one
-  /// completion is enough. It trades latency for larger batches.
+  /// completion is enough. It trades latency for larger batches. (A signal, or the completion of an
+  /// IORING_OP_TIMEOUT, ends the collecting early if anything is there.)
   ///
   /// error -EBADR: the kernel had no memory for some completions, and they are lost for good.
   Waited submit_and_wait(unsigned want, std::chrono::nanoseconds timeout = forever,

@@ -122,6 +122,7 @@ namespace detail {
 struct NoWaitArgument {
   static constexpr unsigned flags() noexcept { return 0; }
   static constexpr const abi::getevents_arg* get() noexcept { return nullptr; }
+  static constexpr bool collects() noexcept { return false; }
   static constexpr bool collected() noexcept { return false; }
   static constexpr bool renew() noexcept { return true; }
 };
@@ -147,8 +148,9 @@ class WaitArgument {
   static constexpr unsigned flags() noexcept { return IORING_ENTER_EXT_ARG; }
   const abi::getevents_arg* get() const noexcept { return &argument_; }
 
-  /// The min_wait is over: from now on one completion is enough.
-  bool collected() const noexcept { return collects_ && Clock::now() >= collect_until_; }
+  bool collects() const noexcept { return collects_; }
+  /// Nothing of the min_wait is left: from now on one completion is enough.
+  bool collected() const noexcept { return collects_ && argument_.min_wait_usec == 0; }
 
   /// Before waiting again: what is left of the time. False: nothing is.
   bool renew() noexcept {
@@ -190,7 +192,6 @@ inline Waited BasicRing<Sqpoll>::submit_and_wait(unsigned want, std::chrono::nan
                                                  std::chrono::microseconds min_wait) noexcept {
   assert(!harvesting_);
   want = timeout > timeout.zero() ? std::min(want, cq_entries()) : 0;
-  min_wait = std::min<std::chrono::microseconds>(min_wait, std::chrono::hours(1));  // what fits into 32 bits
   if (min_wait > min_wait.zero() && (features() & abi::feat_min_timeout) == 0) {
     min_wait = {};
     want = std::min(want, 1U);  // cannot collect here: do not make the first completion wait for the others
@@ -227,7 +228,6 @@ Waited BasicRing<Sqpoll>::submit_and_wait_with(unsigned want, Argument&& argumen
     // submit, and after a time-out or a signal it returns the number of SQEs, or 0 if any completion is
     // there. So: look.
     waited.ready = ready();
-    if (argument.collected()) want = std::min(want, 1U);
     const bool met = waited.ready >= want;
     // (An SQPOLL thread that has been woken takes them in its own time: one wake-up is enough.)
     const bool all_taken = Sqpoll || result == static_cast<int>(offered);
@@ -241,6 +241,7 @@ Waited BasicRing<Sqpoll>::submit_and_wait_with(unsigned want, Argument&& argumen
       break;
     }
     if (met && all_taken) break;
+    if (argument.collects() && waited.ready != 0 && all_taken && result != -EINTR) break;
     if (lost_some()) {
       // The kernel had no memory for a completion. It says -EBADR only when the CQ is empty, and until then
       // does not wait any more: to ask again would be a spin.
@@ -252,6 +253,7 @@ Waited BasicRing<Sqpoll>::submit_and_wait_with(unsigned want, Argument&& argumen
       if (!met) waited.error = -ETIME;
       break;
     }
+    if (argument.collected()) want = std::min(want, 1U);
   }
   return waited;
 }
