@@ -139,7 +139,7 @@ class WaitArgument {
     const auto now = Clock::now();
     deadline_ = after(now, timeout);
     collect_until_ = std::min(after(now, min_wait), deadline_);  // in the kernel a longer min_wait would win
-    set(now);
+    set(timeout, now);
     argument_.ts = reinterpret_cast<std::uint64_t>(&left_);
   }
   WaitArgument(const WaitArgument&) = delete;  // argument_ points into this object
@@ -156,7 +156,7 @@ class WaitArgument {
   bool renew() noexcept {
     const auto now = Clock::now();
     if (now >= deadline_) return false;
-    set(now);
+    set(deadline_ - now, now);
     return true;
   }
 
@@ -167,8 +167,7 @@ class WaitArgument {
     return time < Clock::time_point::max() - now ? now + time : Clock::time_point::max();
   }
 
-  void set(Clock::time_point now) noexcept {
-    const std::chrono::nanoseconds left = deadline_ - now;
+  void set(std::chrono::nanoseconds left, Clock::time_point now) noexcept {
     const auto seconds = std::chrono::floor<std::chrono::seconds>(left);
     left_ = {.tv_sec = seconds.count(), .tv_nsec = (left - seconds).count()};
     if (!collects_) return;

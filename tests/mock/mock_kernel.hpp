@@ -125,8 +125,9 @@ class MockKernel {
   void short_submit_next(unsigned sqes) { short_submit(enters() + 1, sqes); }
   /// From now on there is memory for so many CQEs in the backlog; what does not fit is lost, and counted.
   void memory_for_backlog(std::size_t cqes) { backlog_memory_ = cqes; }
-  /// Asked whenever a caller would sleep. Without it: the time-outs pass at once, and a wait without time-out
-  /// returns -EDEADLK, which no real kernel does, instead of hanging the test.
+  /// Asked whenever a caller would sleep. Without it: a min_wait takes its time if it decides anything,
+  /// time-outs pass at once, and a wait without time-out returns -EDEADLK, which no real kernel does, instead
+  /// of hanging the test.
   std::function<Wake()> on_sleep{};
 
   // --- The devices: completions from outside ---------------------------------------------------------------
@@ -469,6 +470,10 @@ class MockKernel {
     unsigned wanted = want;
     int result = 0;
     for (unsigned turns = 0;; ++turns) {
+      if (lost_) {  // IO_CHECK_CQ_DROPPED_BIT: no sleep before it has been said
+        result = -EBADR;
+        break;
+      }
       const Wake wake = turns < 10'000 ? sleep(call) : Wake::never;
       run_task_work(std::max<std::size_t>(want, task_work_at_once));
       if (wake == Wake::signal) result = -EINTR;
@@ -478,10 +483,6 @@ class MockKernel {
       if (result != 0) break;
       if (wake == Wake::min_wait_over) wanted = 1;
       flush_backlog();
-      if (lost_) {
-        result = -EBADR;
-        break;
-      }
       if (visible() >= wanted) break;
     }
     if (memory_->cq_head() != memory_->cq_tail()) return 0;
@@ -491,7 +492,10 @@ class MockKernel {
 
   Wake sleep(const Call& call) {
     if (on_sleep) return on_sleep();
-    if (call.min_wait.count() != 0 && (visible() != 0 || !call.timed)) return Wake::min_wait_over;
+    if (call.min_wait.count() != 0 && (visible() != 0 || !call.timed)) {
+      std::this_thread::sleep_for(call.min_wait);
+      return Wake::min_wait_over;
+    }
     if (call.timed) return Wake::timeout;
     return Wake::never;
   }
@@ -627,7 +631,7 @@ class MockKernel {
   std::vector<io_uring_sqe> in_flight_;  // requests that wait for something
   bool enabled_ = false;
   bool has_argument_ = false;
-  bool lost_ = false;  // IO_CHECK_CQ_DROPPED_BIT
+  bool lost_ = false;  // a completion, for want of memory; not yet said
   std::thread::id submitter_{};
   std::map<std::thread::id, std::array<bool, 16>> registered_;
 
