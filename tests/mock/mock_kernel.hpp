@@ -146,8 +146,13 @@ class MockKernel {
   void post(std::uint64_t user_data, int res, std::uint32_t flags = 0) { finish({user_data, res, flags}); }
 
   /// SQPOLL: the kernel's thread. Awake it takes what is published whenever it gets to run.
-  void sq_thread_runs() { submit_sqes(memory_->sq_tail() - cached_sq_head_); }
+  void sq_thread_runs() {
+    memory_->clear_sq_flag(IORING_SQ_NEED_WAKEUP);
+    submit_sqes(memory_->sq_tail() - cached_sq_head_);
+  }
   void sq_thread_sleeps() { memory_->set_sq_flag(IORING_SQ_NEED_WAKEUP); }
+  /// True: a wake-up is on its way, but the thread runs no sooner than sq_thread_runs() says.
+  bool sq_thread_is_slow = false;
 
   // --- What was seen ---------------------------------------------------------------------------------------
 
@@ -323,10 +328,10 @@ class MockKernel {
   /// The thread of SQPOLL (io_sq_thread) as far as a system call concerns it. 0, or -EDEADLK if the caller
   /// would wait for ever: io_sqpoll_wait_sq on a full SQ whose thread sleeps.
   int run_sq_thread(unsigned flags) {
-    if ((flags & IORING_ENTER_SQ_WAKEUP) != 0) memory_->clear_sq_flag(IORING_SQ_NEED_WAKEUP);
-    const bool awake = (memory_->sq_flags() & IORING_SQ_NEED_WAKEUP) == 0;
+    const bool told = (flags & IORING_ENTER_SQ_WAKEUP) != 0;
     const bool waits = (flags & IORING_ENTER_SQ_WAIT) != 0;
-    if (awake && (waits || (flags & IORING_ENTER_SQ_WAKEUP) != 0)) sq_thread_runs();
+    const bool awake = (memory_->sq_flags() & IORING_SQ_NEED_WAKEUP) == 0;
+    if (!sq_thread_is_slow && (told || (awake && waits))) sq_thread_runs();
     const bool full = memory_->sq_tail() - cached_sq_head_ == params_.sq_entries;
     return waits && full ? -EDEADLK : 0;
   }

@@ -253,6 +253,24 @@ TEST_CASE("SQPOLL: with enough ready, a wait publishes and makes a call only to 
   });
 }
 
+TEST_CASE("SQPOLL: a thread that takes its time to get up is called once per wait, not in a loop") {
+  in_every_world([](MockKernel& kernel) {
+    SqpollRing ring({.entries = 4}, kernel.seam());
+    kernel.post(1, 0);
+    kernel.sq_thread_sleeps();
+    kernel.sq_thread_is_slow = true;
+    REQUIRE(add(ring, 2));
+    const uring::Waited waited = ring.submit_and_wait(1);
+    CHECK(waited.submitted == 1);
+    CHECK(waited.ready == 1);
+    CHECK(kernel.enters() == 1);
+    CHECK((kernel.last_call().flags & IORING_ENTER_SQ_WAKEUP) != 0);
+    CHECK(ring.unsubmitted() == 1);
+    kernel.sq_thread_runs();
+    CHECK(kernel.taken_user_data() == List{2});
+  });
+}
+
 TEST_CASE("SQPOLL: collecting ends with min_wait, whether or not the thread has taken everything") {
   in_every_world([](MockKernel& kernel) {
     SqpollRing ring({.entries = 4}, kernel.seam());

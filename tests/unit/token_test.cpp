@@ -106,6 +106,7 @@ TEST_CASE("ten thousand lives of one slot: no token of an earlier life matches a
     const auto token = table.start(7, life);
     REQUIRE(token);
     CHECK(token->slot() == 0);
+    CHECK(token->generation() % 2 == 1);  // odd while in use: no token matches a free slot
     CHECK(seen.insert(token->bits).second);
     for (std::size_t i = dead.size() > 20 ? dead.size() - 20 : 0; i < dead.size(); ++i) {
       CHECK(table.find(dead[i]) == nullptr);
