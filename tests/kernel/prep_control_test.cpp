@@ -256,7 +256,9 @@ TEST_CASE("a link_timeout does not stop what blocks on a worker thread; cancelli
   prep::async_cancel(ring.sqe(), Token{1}, Token{3});
   CHECK(ring.result(3) == -EALREADY);
   CHECK(ring.result(1) < 0);
-  CHECK(ring.result(2) == -ECANCELED);
+  // The timer starts when the splice returns; on a loaded machine it may even fire, and finds nothing to stop.
+  const int timer = ring.result(2);
+  CHECK((timer == -ECANCELED || timer == -ENOENT));
 }
 
 TEST_CASE("a send that had begun when it was cancelled completes with the bytes it has sent") {
