@@ -274,6 +274,7 @@ class BasicRing {
   template <class Argument>
   Waited submit_and_wait_with(unsigned want, Argument&& argument) noexcept;
   unsigned publish_for_sqpoll() noexcept;
+  unsigned publish_for_wait(Waited& waited, unsigned& flags) noexcept;
   int publish_and_wake() noexcept;
   int fetch_held_back() noexcept;
   bool lost_some() noexcept;

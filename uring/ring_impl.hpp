@@ -202,6 +202,21 @@ inline Waited BasicRing<Sqpoll>::submit_and_wait(unsigned want, std::chrono::nan
   return submit_and_wait_with(want, detail::WaitArgument(timeout, min_wait));
 }
 
+/// Publishes what was prepared. Returns how many SQEs the enter of the wait has to offer; with SQPOLL none,
+/// but it may have to wake the thread.
+template <bool Sqpoll>
+inline unsigned BasicRing<Sqpoll>::publish_for_wait(Waited& waited, unsigned& flags) noexcept {
+  if constexpr (Sqpoll) {
+    waited.submitted += publish_for_sqpoll();
+    if (unsubmitted() != 0 && needs_wakeup(words_)) flags |= IORING_ENTER_SQ_WAKEUP;
+    return 0;
+  } else {
+    const std::uint32_t tail = sq_tail_;
+    publish_sq_tail(words_, tail);
+    return tail - load_sq_head(words_);
+  }
+}
+
 template <bool Sqpoll>
 template <class Argument>
 Waited BasicRing<Sqpoll>::submit_and_wait_with(unsigned want, Argument&& argument) noexcept {
@@ -209,15 +224,7 @@ Waited BasicRing<Sqpoll>::submit_and_wait_with(unsigned want, Argument&& argumen
   waited.ready = ready();
   for (;;) {
     unsigned flags = IORING_ENTER_GETEVENTS;
-    unsigned offered = 0;
-    if constexpr (Sqpoll) {
-      waited.submitted += publish_for_sqpoll();
-      if (unsubmitted() != 0 && needs_wakeup(words_)) flags |= IORING_ENTER_SQ_WAKEUP;
-    } else {
-      const std::uint32_t tail = sq_tail_;
-      publish_sq_tail(words_, tail);
-      offered = tail - load_sq_head(words_);
-    }
+    const unsigned offered = publish_for_wait(waited, flags);
     const bool enough = waited.ready >= want;
     const bool polls = want == 0 && held_back();
     if (enough && offered == 0 && !polls && (flags & IORING_ENTER_SQ_WAKEUP) == 0) break;
