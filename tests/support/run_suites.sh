@@ -69,6 +69,7 @@ for suite in "$@"; do
   log=$logs/${suite//\//_}.log
   titles=$log.titles
   rm -f "$titles"
+  : >"$log"  # now, or tail could begin with the output of the run before
   echo "== $suite"
   started=${EPOCHREALTIME/./}
   TEST_TITLES=$titles "${fixed_addresses[@]}" timeout --kill-after=10 "$limit" "$suite" >"$log" 2>&1 </dev/null &
