@@ -50,18 +50,20 @@ std::vector<Figure> figures_of(const Options& options) {
   return figures;
 }
 
-double ratio_of(const Block& block, const Figure& figure) {
-  double first = 0;
-  double second = 0;
-  for (std::size_t turn = 0; turn < block.size(); ++turn) {
-    (is_second[turn] ? second : first) += figure.value(block[turn], figure.traffic);
-  }
-  return figure.more_is_better ? first / second : second / first;
+double ratio_of(const Result& first, const Result& second, const Figure& figure) {
+  const double a = figure.value(first, figure.traffic);
+  const double b = figure.value(second, figure.traffic);
+  return figure.more_is_better ? a / b : b / a;
 }
 
+// A block has two pairs of neighbours: A B, and B A.
 Interval interval_of(const std::vector<Block>& blocks, const Figure& figure) {
   std::vector<double> ratios;
-  for (const Block& block : blocks) ratios.push_back(ratio_of(block, figure));
+  ratios.reserve(blocks.size() * 2);
+  for (const Block& block : blocks) {
+    ratios.push_back(ratio_of(block[0], block[1], figure));
+    ratios.push_back(ratio_of(block[3], block[2], figure));
+  }
   return bootstrap(ratios);
 }
 
@@ -78,8 +80,9 @@ const char* in_words(Verdict verdict) {
 }
 
 void print_text(const Options& options, const std::vector<Block>& blocks) {
-  std::printf("\nratios, above 1: A (%s) is better; the median of %zu blocks and its 95 %% interval\n",
-              options.target.name.c_str(), blocks.size());
+  std::printf(
+      "\nratios, above 1: A (%s) is better; the median of %zu pairs of turns and its 95 %% interval\n",
+      options.target.name.c_str(), blocks.size() * 2);
   for (const Figure& figure : figures_of(options)) {
     const Interval ratio = interval_of(blocks, figure);
     std::printf("  %-22s %.3f  [%.3f, %.3f]  %s\n", figure.name.c_str(), ratio.median, ratio.low, ratio.high,

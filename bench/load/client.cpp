@@ -121,15 +121,17 @@ void fail(Run& run, Connection& connection, std::uint64_t Errors::*kind, const s
 }
 
 std::string name_of(const Connection& connection) {
-  const std::string name = "connection " + std::to_string(connection.id);
+  std::string name = "connection " + std::to_string(connection.id);
   ::sockaddr_in address{};
   ::socklen_t length = sizeof address;
   void* const any = &address;
-  if (::getsockname(connection.fd.get(), static_cast<::sockaddr*>(any), &length) != 0) return name;
-  if (address.sin_family != AF_INET) return name;
-  char text[INET_ADDRSTRLEN];
-  ::inet_ntop(AF_INET, &address.sin_addr, text, sizeof text);
-  return name + " (" + text + ":" + std::to_string(ntohs(address.sin_port)) + ")";
+  const bool known = ::getsockname(connection.fd.get(), static_cast<::sockaddr*>(any), &length) == 0;
+  if (known && address.sin_family == AF_INET) {
+    char text[INET_ADDRSTRLEN];
+    ::inet_ntop(AF_INET, &address.sin_addr, text, sizeof text);
+    name += std::string(" (") + text + ":" + std::to_string(ntohs(address.sin_port)) + ")";
+  }
+  return name;
 }
 
 // ---- Asking -----------------------------------------------------------------------------------------------

@@ -21,8 +21,8 @@ namespace load {
 
 // One buffer of each kind is enough: nothing stays in them from one call to the next. They are small enough
 // for a core's own cache, so that what recv(2) copied is still near when it is verified.
-inline constexpr std::size_t receive_bytes = 64 * 1024;
-inline constexpr std::size_t send_bytes = 64 * 1024;
+inline constexpr std::size_t receive_bytes = 64U << 10;
+inline constexpr std::size_t send_bytes = 64U << 10;
 inline constexpr int sends_in_a_row = 8;  // then another connection has its turn
 
 enum class Phase : std::uint8_t { opening, running, finishing, parting };

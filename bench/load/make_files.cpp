@@ -49,7 +49,7 @@ void make_files(const MakeFiles& wanted) {
   unsigned written = 0;
   unsigned kept = 0;
   const auto make = [&](std::uint64_t size, unsigned number) {
-    const std::string name = made_name(size, number);
+    std::string name = made_name(size, number);
     const std::string path = wanted.folder + "/" + name;
     if (is_there(path, size)) {
       ++kept;

@@ -80,7 +80,7 @@ void add_measuring_options(std::vector<Option>& table, Words& words) {
                    "a second server: A B B A turns, and the ratio, above 1 if the first is better"));
   table.push_back(
       common::number("--against-pid", "PID", words.against_pid, 0, 1U << 30, "the second server's"));
-  table.push_back(common::number("--blocks", "N", words.blocks, 2, 1000, "of A B B A"));
+  table.push_back(common::number("--blocks", "N", words.blocks, 3, 1000, "of A B B A"));
   table.push_back(
       common::number("--seed", "N", words.seed, 0, UINT64_MAX, "of echoed bytes and random ranges"));
   table.push_back(common::flag("--json", words.json, "one JSON object on stdout instead of text"));

@@ -1,15 +1,22 @@
 // Two servers compared: ratios of turns that lie next to each other in time, their median, and how sure that
 // is.
 //
-//   A B B A | A B B A | A B B A | ...      a block: what drifts over its four turns meets both alike
-//     r1        r2        r3               one ratio for each block
+//   A B   B A   A B   B A   A B   B A   ...      in each pair of turns both servers meet the same machine
+//    r     r     r     r     r     r             one ratio for each pair
+//
+// The order changes from pair to pair: what drifts makes one ratio too high and the next one too low, so it
+// widens the interval and does not move its middle.
 //
 // A ratio is always written so that above 1 means: the first server is better. For a rate it is the first's
 // divided by the second's, for a cost (CPU time, latency) the second's divided by the first's.
 //
-// The interval is the percentile bootstrap: draw as many blocks as there were, with repetition, take the
+// The interval is the percentile bootstrap: draw as many ratios as there were, with repetition, take the
 // median, do that 10,000 times, and cut 2.5 % off each end. An interval that contains 1 says that no
 // difference was seen, and no more.
+//
+// How often equal servers are called different depends on the number of ratios, whatever the bootstrap calls
+// itself: two of them lie on the same side of 1 every second time, four in one comparison of eight. From six
+// on it is 6 or 7 %, near the 5 % of the name. So six is the least that are judged: three blocks of A B B A.
 #pragma once
 
 #include <algorithm>

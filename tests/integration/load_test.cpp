@@ -642,7 +642,7 @@ TEST_CASE("the server's CPU time and context switches, in the window") {
 
 TEST_CASE("two servers in turns, A B B A, and the ratios with their direction in words") {
   const StandIn first(echo), second(echo);
-  const std::string arguments = "echo --connections 2 --seconds 0.1 --blocks 2 --against " + second.port() +
+  const std::string arguments = "echo --connections 2 --seconds 0.1 --blocks 3 --against " + second.port() +
                                 " --server-pid " + first.pid() + " --against-pid " + second.pid() + " " +
                                 first.where() + soon;
   const Run text = run_load(arguments);
@@ -670,7 +670,7 @@ TEST_CASE("every JSON text is JSON") {
       " 2>/dev/null | python3 -c 'import json, sys; print(sorted(json.load(sys.stdin)))'";
   for (const std::string& arguments :
        {"--messages 20 " + good.where(), "--messages 20 " + bad.where(), std::string("--port 1"),
-        "--seconds 0.1 --blocks 2 --against " + good.port() + " " + good.where()}) {
+        "--seconds 0.1 --blocks 3 --against " + good.port() + " " + good.where()}) {
     CAPTURE(arguments);
     const tests::ShellResult result =
         tests::shell(load_program + "echo --json --connections 2 --warmup 0 " + arguments + parse);

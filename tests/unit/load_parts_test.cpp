@@ -250,9 +250,7 @@ TEST_CASE("the median and its interval, on numbers whose answer is known") {
   CHECK(exact.median == 1.25);
   CHECK(exact.high == 1.25);
 
-  // Four blocks: the lowest of them is the median of a draw with probability (1/4)^4 + 4 (1/4)^3 (3/4) > 2.5
-  // %, if the median of four is taken to lie between their middle two; so the interval comes near the
-  // extremes and stays within.
+  // Of four ratios the interval comes near the lowest and the highest, and stays between them.
   const std::vector<double> few{0.9, 1.0, 1.1, 1.2};
   const load::Interval wide = load::bootstrap(few);
   CHECK(wide.median == doctest::Approx(1.05));
@@ -271,15 +269,26 @@ TEST_CASE("a verdict needs the whole interval on one side of 1") {
   CHECK(load::judge({.low = 1, .median = 1, .high = 1}) == Verdict::no_difference);
 }
 
-TEST_CASE("the bootstrap's interval holds the truth about as often as it says") {
+TEST_CASE("equal servers are called different in few comparisons, from six ratios on") {
   std::mt19937_64 random(5);
   std::normal_distribution<double> noise(1.0, 0.05);
-  int held = 0;
-  for (int experiment = 0; experiment < 60; ++experiment) {
-    std::vector<double> ratios(12);
-    for (double& ratio : ratios) ratio = noise(random);
-    const load::Interval interval = load::bootstrap(ratios);
-    held += interval.low <= 1 && 1 <= interval.high ? 1 : 0;
+  for (const std::size_t size : {6U, 8U, 12U}) {
+    int different = 0;
+    for (int comparison = 0; comparison < 50; ++comparison) {
+      std::vector<double> ratios(size);
+      for (double& ratio : ratios) ratio = noise(random);
+      different += load::judge(load::bootstrap(ratios)) == load::Verdict::no_difference ? 0 : 1;
+    }
+    CHECK(different <= 9);  // of 50; 3 or 4 expected, and the seed is fixed
   }
-  CHECK(held >= 50);  // of 60; 57 expected, with a fixed seed
+}
+
+TEST_CASE("a difference of three times the noise is seen with eight ratios") {
+  std::mt19937_64 random(6);
+  std::normal_distribution<double> noise(1.10, 0.03);
+  std::vector<double> ratios(8);
+  for (double& ratio : ratios) ratio = noise(random);
+  CHECK(load::judge(load::bootstrap(ratios)) == load::Verdict::first_is_better);
+  for (double& ratio : ratios) ratio = 1 / ratio;
+  CHECK(load::judge(load::bootstrap(ratios)) == load::Verdict::second_is_better);
 }
