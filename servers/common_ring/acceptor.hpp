@@ -1,0 +1,81 @@
+// Accepting: one multishot accept for all clients to come, and what to do when it ends.
+//
+//   arm() ──► ACCEPT, multishot ──► CQE: a descriptor, F_MORE
+//                │                  CQE: a descriptor, F_MORE ...
+//                └── it ends, and a CQE without F_MORE says why:
+//                      a result ≥ 0     the CQ was full: arm again
+//                      EINVAL           before 5.19 there is no multishot: accepts one at a time from now on
+//                      EMFILE, ENFILE   no descriptor: somebody must go first; arm again when one is free
+//                      ECONNABORTED...  the client's affair: arm again
+//                      anything else    the listener is broken: the server stops
+//
+// Not to arm again is the bug that goes unnoticed for weeks: the server is up, and deaf.
+#pragma once
+
+#include <sys/socket.h>
+
+#include <cerrno>
+#include <optional>
+
+#include "servers/common/error_class.hpp"
+#include "servers/common_ring/operations.hpp"
+#include "uring/prep_sockets.hpp"
+
+namespace common_ring {
+
+class Acceptor {
+ public:
+  Acceptor(Operations& operations, int listener) noexcept : operations_(operations), listener_(listener) {}
+
+  bool armed() const noexcept { return accepting_.has_value(); }
+
+  /// Does nothing if it is armed, or stopped.
+  void arm() {
+    if (armed() || stopped_) return;
+    accepting_ = operations_.start(Kind::accept, {}, [&](io_uring_sqe& sqe, uring::Token token) {
+      if (multishot_) {
+        uring::prep::accept_multishot(sqe, listener_, SOCK_CLOEXEC, token);
+      } else {
+        uring::prep::accept(sqe, listener_, nullptr, nullptr, SOCK_CLOEXEC, token);
+      }
+    });
+  }
+
+  enum class Outcome : std::uint8_t { connection, nothing, shortage, broken };
+
+  /// What a completion of kind accept says. The listener may be closed when it says nothing or broken and
+  /// armed() is false: close(2) alone would not end the accept.
+  Outcome completed(int result, std::uint32_t flags) noexcept {
+    if ((flags & IORING_CQE_F_MORE) == 0) accepting_.reset();
+    if (result >= 0) return Outcome::connection;
+    if (stopped_) return Outcome::nothing;
+    if (result == -EINVAL && multishot_) {
+      multishot_ = false;
+      return Outcome::nothing;
+    }
+    switch (-result) {
+      case EINVAL:
+      case EBADF:
+      case ENOTSOCK:
+        return Outcome::broken;
+      default:
+        return common::classify(-result) == common::ErrorClass::resource ? Outcome::shortage
+                                                                         : Outcome::nothing;
+    }
+  }
+
+  /// For good. Its last completion comes later.
+  void stop() {
+    stopped_ = true;
+    if (armed()) operations_.cancel(*accepting_, nullptr);
+  }
+
+ private:
+  Operations& operations_;
+  int listener_;
+  std::optional<uring::Token> accepting_{};
+  bool multishot_ = true;
+  bool stopped_ = false;
+};
+
+}  // namespace common_ring

@@ -1,0 +1,169 @@
+// A server of files on one ring: connections, their requests, and where the buffers are.
+//
+//   client ── recv ──► parser ──► Job ──► FileCache ──► reads into buffers ──► send ──► client
+//                      (file_wire)        (open, look)   (the next while       (all that is ready,
+//                                                         one is sent)          in one operation)
+//
+// Everything is a completion handler that prepares further operations; the loop submits them all with the
+// call that waits. Two files hold the two halves:
+//
+//   file_server.cpp     clients come and go: accept, receive, close, linger, signals, the end
+//   file_requests.cpp   one request: answer, read, send; who gets a buffer
+//
+// Memory is bounded whatever clients do: 2 KiB and at most 16 Jobs for each connection, and the pool. A
+// request that finds no free buffer stands in line, by connection, in order of arrival. A reader that does
+// not read would keep its buffer for ever; so when there is a line, a send that has been blocked for 10 ms
+// is cancelled (which is lossless: the kernel says how many bytes went out), its buffers go to the first in
+// line, and the rest is read again when the socket takes more. Nobody starves, and nothing is read twice as
+// long as there are buffers for all.
+#pragma once
+
+#include <chrono>
+#include <deque>
+#include <list>
+#include <vector>
+
+#include "servers/common/counters.hpp"
+#include "servers/common/file_options.hpp"
+#include "servers/common/listener.hpp"
+#include "servers/common/options.hpp"
+#include "servers/common/signals.hpp"
+#include "servers/common_ring/acceptor.hpp"
+#include "servers/common_ring/connection.hpp"
+#include "servers/common_ring/file_cache.hpp"
+#include "servers/common_ring/operations.hpp"
+#include "uring/fixed_buffers.hpp"
+#include "uring/loop.hpp"
+
+namespace common_ring {
+
+/// How long a send may be blocked while others wait for a buffer.
+inline constexpr std::chrono::milliseconds patience_with_readers{10};
+
+/// When to try to accept again if nothing was closed meanwhile: others may have returned descriptors.
+inline constexpr std::chrono::milliseconds accept_again_after{100};
+
+/// In front of each buffer: room for the head of an answer, so that both go out as one piece. A page, because
+/// O_DIRECT wants the contents to begin at one.
+inline constexpr std::size_t buffer_headroom = 4096;
+
+class FileServer {
+ public:
+  struct Options {
+    common::ServerOptions server{};
+    common::FileOptions files{};
+  };
+
+  /// All of them must outlive the server. `root` and `signals` are descriptors; `slots` is null for ordinary
+  /// descriptors. The pool has buffer_headroom in front of its buffers.
+  FileServer(uring::Loop& loop, uring::BufferPool& pool, uring::DirectFiles* slots,
+             common::Listener& listener, int root, int signals, const Options& options);
+
+  /// Serves until a signal says stop, and the last connection has gone. 0, or -errno if the ring or the
+  /// listener failed for good.
+  int run();
+
+  /// What was counted, `leaks` included; after run() says on stderr what leaked.
+  common::Counters counters() const;
+  std::uint64_t count_leaks() const;
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  // ---- file_server.cpp
+  void on_cqe(const io_uring_cqe& cqe);
+  void dispatch(Kind kind, const Operation& operation, int result, std::uint32_t flags);
+  void dispatch_connection(Kind kind, Connection& connection, int result, std::uint32_t flags);
+  void keep_house();
+  int end();
+  std::chrono::nanoseconds wait_time() const;
+  void on_accept(int result, std::uint32_t flags);
+  void short_of_descriptors();
+  void add_connection(int fd);
+  void on_received(Connection& connection, int result, std::uint32_t flags);
+  void on_closed(Connection& connection);
+  void read_signal();
+  void on_signal(int result);
+  void begin_stop();
+  void reset_all();
+  void print_tables();
+  void print_stats();
+
+  template <class Fill>
+  uring::Token start(Kind kind, Connection& connection, Fill&& fill) {
+    ++connection.pending;
+    return operations_.start(kind, {.connection = &connection}, fill);
+  }
+  void cancel(Connection& connection, uring::Token target);
+  void receive(Connection& connection);
+  void want_input(Connection& connection);
+  void take_requests(Connection& connection);
+  void all_answered(Connection& connection);
+  void finish(Connection& connection);
+  void begin_close(Connection& connection, bool reset = false);
+  void fail(Connection& connection);
+  void close_when_quiet(Connection& connection);
+
+  // ---- file_requests.cpp
+  void begin_job(Connection& connection, const common::Request& request);
+  void answer(Job& job, const common::Answer& answer);
+  void answer_from_file(Job& job);
+  void on_file(Kind kind, File& file, int result);
+  void advance(Connection& connection);
+  void read_ahead(Connection& connection);
+  uring::Buffer take_buffer(bool front);
+  void serve_line();
+  void preempt_stalled();
+  void read_chunk(Job& job, uring::Buffer buffer);
+  void start_read(Chunk& chunk);
+  void on_read(Chunk& chunk, int result);
+  bool take_in(Chunk& chunk, int result);
+  static void make_ready(Chunk& chunk);
+  void settle_trouble(Job& job);
+  void send(Connection& connection);
+  static unsigned gather(Connection& connection);
+  static bool gather_job(Connection& connection, Job& job, unsigned& count);
+  void on_sent(Connection& connection, int result);
+  void mark_sent(Connection& connection, std::size_t bytes);
+  void stall(Connection& connection);
+  void on_writable(Connection& connection, int result);
+  void go_on_if_writable(Connection& connection);
+  static void give_buffers_back(Connection& connection);
+  static void drop_chunks(Job& job);
+  void abandon_after(Connection& connection, Job* last_wanted);
+  void retire(Job& job);
+
+  uring::Loop& loop_;
+  uring::BufferPool& pool_;
+  common::Listener& listener_;
+  int signals_;
+  Options options_;
+  Operations operations_;
+  FileCache files_;
+  Acceptor acceptor_;
+  common::StopProtocol stop_{};
+  common::Counters counters_{};
+
+  std::list<Connection> connections_{};
+  common::List<Connection, &Connection::idle> idle_{};    // no request under way; longest first
+  common::List<Connection, &Connection::line> line_{};    // waits for a buffer
+  common::List<Connection, &Connection::sends> sends_{};  // a send is in flight; oldest first
+  common::List<Connection, &Connection::lingers> lingering_{};
+  std::deque<Job> jobs_{};
+  std::vector<Job*> free_jobs_{};
+  common::TextBuffer text_{};
+  ::signalfd_siginfo signal_{};
+  std::optional<uring::Token> signal_read_{};
+
+  Time now_{};
+  bool clock_was_read_ = false;
+  std::optional<Time> accept_again_at_{};
+  Time stats_at_{};
+  Time stats_from_{};
+  common::Counters stats_before_{};
+  bool poll_first_ = true;
+  bool ended_ = false;
+  int failure_ = 0;
+};
+
+}  // namespace common_ring

@@ -1,0 +1,114 @@
+// What a server has in flight: one entry for each operation that the kernel will still complete.
+//
+//   operations.start(Kind::receive, {.connection = &c}, [&](io_uring_sqe& sqe, uring::Token token) {
+//     uring::prep::recv(sqe, c.fd, ..., token);
+//   });
+//        │ names the operation, prepares its SQE                  (the loop submits it with all others)
+//        ▼
+//   cqe ──► operations.complete(cqe, ...) ──► on_completion(kind, {.connection = &c}, result)
+//
+// A completion carries the operation's name and nothing else; what it was about stands in the table. So the
+// rule "nothing dies while the kernel may still write to it" is a number: size() is zero, or we are not done.
+// It is also the leak check at exit.
+//
+// When the kernel has no memory for another request, there is no SQE. The operation then fails with ENOMEM
+// like any other failure, by way of a completion of our own making at the end of the turn: whoever started it
+// need not know the difference.
+#pragma once
+
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+#include "uring/loop.hpp"
+#include "uring/prep_control.hpp"
+#include "uring/token.hpp"
+
+namespace common_ring {
+
+struct Connection;
+struct File;
+struct Chunk;
+
+/// The first member of Operation that is set says whose it is.
+enum class Kind : std::uint8_t {
+  signal,
+  accept,
+  receive,
+  send,
+  writable,  // poll, until a socket takes more
+  close,
+  cancel,  // of an operation of this connection, or of the accept
+  read,
+  open_file,
+  look_at_file,
+  close_file,
+};
+
+/// Whom a completion concerns. The connection, chunk or file lives at least until then.
+struct Operation {
+  Connection* connection = nullptr;
+  Chunk* chunk = nullptr;
+  File* file = nullptr;
+};
+
+class Operations {
+ public:
+  explicit Operations(uring::Loop& loop) noexcept : loop_(loop) {}
+
+  /// `fill(sqe, token)` prepares the SQE; anything it points to obeys the rules of prep_fill.hpp.
+  template <class Fill>
+  uring::Token start(Kind kind, Operation operation, Fill&& fill) {
+    const uring::Token token = *in_flight_.start(static_cast<std::uint8_t>(kind), operation);
+    if (io_uring_sqe* const sqe = loop_.next_sqe()) [[likely]] {
+      fill(*sqe, token);
+    } else {
+      refused_.push_back(token);
+    }
+    return token;
+  }
+
+  /// Gives up `target`: its own completion comes as well, with -ECANCELED or as if nothing had happened.
+  void cancel(uring::Token target, Connection* connection) {
+    start(Kind::cancel, {.connection = connection},
+          [&](io_uring_sqe& sqe, uring::Token token) { uring::prep::async_cancel(sqe, target, token); });
+  }
+
+  /// One CQE to `dispatch(kind, operation, res, flags)`. The operation has left the table by then, unless
+  /// more is to come.
+  template <class Dispatch>
+  void complete(const io_uring_cqe& cqe, Dispatch&& dispatch) {
+    const uring::Token token{cqe.user_data};
+    const Operation* const found = in_flight_.find(token);
+    if (found == nullptr) {
+      ++stale_;
+      return;
+    }
+    const Operation operation = *found;
+    if ((cqe.flags & IORING_CQE_F_MORE) == 0) in_flight_.finish(token);
+    dispatch(static_cast<Kind>(token.kind()), operation, cqe.res, cqe.flags);
+  }
+
+  /// The operations that got no SQE, each as a failure with -ENOMEM. At the end of a turn.
+  template <class Dispatch>
+  void fail_refused(Dispatch&& dispatch) {
+    for (const uring::Token token : std::exchange(refused_, {})) {
+      io_uring_cqe failure{};
+      failure.user_data = token.bits;
+      failure.res = -ENOMEM;
+      complete(failure, dispatch);
+    }
+  }
+
+  std::size_t size() const noexcept { return in_flight_.size(); }
+  /// Completions of operations that are not in the table. There should be none: every operation is awaited.
+  std::uint64_t stale() const noexcept { return stale_; }
+
+ private:
+  uring::Loop& loop_;
+  uring::InFlight<Operation> in_flight_;
+  std::vector<uring::Token> refused_{};
+  std::uint64_t stale_ = 0;
+};
+
+}  // namespace common_ring
