@@ -3,6 +3,7 @@
 #   build/bench_instructions     counts instructions, under callgrind
 #   build/nop_round_trips        measures time, with Google Benchmark
 #   build/asan/budget_tests      the suite that holds the first one's numbers against the budget
+#   bench/file_servers.py        compares the file servers; its data goes to build/bench-file, its files to DATA
 #
 # liburing is what both compare with, where it is installed. Its static library, so that calling it costs no detour
 # through a table: its best case. The version comes from the pkgconfig file beside it.
@@ -42,5 +43,15 @@ bench-instructions: deps  ## instructions per SQE, CQE and submit, ours and libu
 	@$(MAKE) run-bench-instructions
 run-bench-instructions: $(dir_release)/bench_instructions
 	@$<
+
+# BLOCKS, SECONDS, FULL=1, CELL='glob…' and DATA=folder are passed on; bench/file_servers.md says what they mean.
+BENCH_FILE = $(if $(BLOCKS),--blocks $(BLOCKS)) $(if $(SECONDS),--seconds $(SECONDS)) \
+  $(if $(filter-out 0,$(FULL)),--full) $(foreach cell,$(CELL),--cell '$(cell)') $(if $(DATA),--data '$(DATA)')
+
+.PHONY: bench-file run-bench-file
+bench-file: deps-bench  ## the file servers compared: make bench-file [FULL=1] [CELL=cached/random-4K/100] [DATA=folder]
+	@$(MAKE) run-bench-file
+run-bench-file: all
+	@python3 -B bench/file_servers.py --build $(B) $(BENCH_FILE)
 
 -include bench/load/rules.mk

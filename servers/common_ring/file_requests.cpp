@@ -128,10 +128,12 @@ void FileServer::read_ahead(Connection& connection) {
   }
 }
 
-// Nobody overtakes the line, and the last quarter of the pool is for those who have nothing yet.
+// Nobody overtakes the line, and the last quarter of the pool, at least one, is for first chunks: those can
+// be sent at once, so they come back. If reading ahead could take them all, every buffer might hold what has
+// to wait for an answer in front of it, which waits for a buffer.
 uring::Buffer FileServer::take_buffer(bool front) {
   if (!line_.empty()) return {};
-  if (!front && pool_.available() <= pool_.capacity() / 4) return {};
+  if (!front && pool_.available() <= std::max<std::size_t>(pool_.capacity() / 4, 1)) return {};
   return pool_.take();
 }
 

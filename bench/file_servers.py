@@ -1,0 +1,537 @@
+#!/usr/bin/env -S python3 -B
+"""make bench-file: the io_uring file server against everything that does its job without io_uring.
+
+Three tables, never mixed: files in the page cache; cold because every server reads past the cache (O_DIRECT); cold
+because the cache was emptied before each run, and looked at. A fourth, small one opens and closes a file for each
+request. How to read them and what they do not say: bench/file_servers.md.
+
+The story of one cell (`cached/random-4K/100` is one):
+
+    for each block:
+        all servers of the cell, one after another, then the same in the opposite order        A B C  C B A
+            files: warm or cold, and counted         measure/page_cache.py
+            a fresh server on the first CPU          measure/servers.py
+            the generator on the second              measure/load.py: every byte verified, or there is no rate
+            SIGTERM, and the server's own counters
+    the best of them again, all at the same rate, 70 % of the lowest peak: what does a request cost?
+
+Everything measured is written to results.json after each cell; what is printed is computed from that file alone by
+bench/file_report.py. What fails is a row that says why. Ctrl-C prints what there is.
+"""
+
+import argparse
+import fnmatch
+import os
+import pathlib
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, replace
+
+import file_report
+from measure import fio, load, machine, page_cache, table
+from measure.record import Progress, Record
+from measure.servers import Server, ServerFailed, glance
+
+KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+
+# ---- The matrix --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Workload:
+    unit: str  # of make-files: 4K, 64K, 1M, 10M, 2G
+    size: int  # bytes of one answer
+    few: int = 0  # files that stay open and, in the cached table, in the cache
+    many: int = 0  # files for the table in which none may be read twice
+
+    @property
+    def random(self):
+        return self.many == 0
+
+
+BIG_FILE, BIG_SIZE = "made.2G.0", 2 * GIB
+
+WORKLOADS = {
+    "random-4K": Workload("2G", 4 * KIB),
+    "whole-4K": Workload("4K", 4 * KIB, few=512, many=32768),
+    "whole-64K": Workload("64K", 64 * KIB, few=512, many=8192),
+    "whole-1M": Workload("1M", MIB, few=64, many=512),
+    "whole-10M": Workload("10M", 10 * MIB, few=8, many=64),
+}
+CONNECTIONS = (1, 10, 100, 256)
+MOST_IN_FLIGHT = 256 * MIB  # connections x size: beyond that the generator's and the sockets' memory is measured
+
+MOST_OPEN = 1000  # files that a server keeps open by itself are 1024, so that opening is not measured, but reading
+
+EVICTIONS = 5  # tries: a page that somebody holds at this moment, a process that is just ending, stays
+
+TABLES = ("cached", "cold-direct", "cold-evict")
+
+# What the quick run measures of it, chosen to meet each goal and each kind of cell.
+QUICK = {
+    "cached/random-4K/1", "cached/random-4K/100", "cached/whole-4K/100", "cached/whole-64K/10", "cached/whole-1M/10",
+    "cached/whole-10M/10",
+    "cold-direct/random-4K/1", "cold-direct/random-4K/256", "cold-direct/whole-64K/10", "cold-direct/whole-1M/10",
+    "cold-evict/random-4K/256", "cold-evict/whole-64K/10",
+    "open-close/whole-4K/16",
+}
+
+# The cells in which a server is also measured against itself.
+NOISE_CELLS = {"cached/random-4K/100", "cold-direct/random-4K/256", "cold-evict/random-4K/256"}
+CEILING_CELL = "cold-direct/random-4K/256"
+
+# The cells in which the quick run also compares the best at a rate that all of them can hold.
+EQUAL_RATE_CELLS = {"cached/random-4K/100", "cold-direct/random-4K/256"}
+MOST_AT_EQUAL_RATE = 4  # both io_uring servers, the fastest baseline and the one with the least CPU time
+EQUAL_SHARE = 0.7  # of the lowest peak
+
+
+@dataclass(frozen=True)
+class Participant:
+    key: str
+    label: str
+    program: str = ""  # below build/
+    options: tuple = ()
+    fio_depth: int = 0  # fio and not a server
+
+
+SYNC = Participant("sync", "sync", "sync_file_server")
+INLINE = Participant("inline", "epoll inline", "epoll_file_server", ("--io", "inline"))
+POOLS = [Participant(f"pool-{n}", f"epoll pool {n}", "epoll_file_server", ("--io", "pool", "--threads", str(n)))
+         for n in (16, 64, 256)]
+SENDFILE = Participant("sendfile", "epoll sendfile", "epoll_file_server", ("--io", "sendfile"))
+READ = Participant("read", "io_uring read", "m2_file_server", ("--io", "read"))
+FIXED = Participant("fixed", "io_uring fixed", "m2_file_server", ("--io", "fixed"))
+FIXED_AGAIN = Participant("fixed-again", "io_uring fixed, again", "m2_file_server", ("--io", "fixed"))
+FIO_1 = Participant("fio-1", "fio, queue depth 1", fio_depth=1)
+FIO_128 = Participant("fio-128", "fio, queue depth 128", fio_depth=128)
+
+OPEN_CLOSE = [
+    Participant("inline", "epoll inline", "epoll_file_server", ("--io", "inline", "--open-files", "0")),
+    Participant("normal", "io_uring, normal files", "m2_file_server", ("--open-files", "0", "--files", "normal")),
+    Participant("direct", "io_uring, direct files", "m2_file_server", ("--open-files", "0", "--files", "direct")),
+]
+
+
+@dataclass(frozen=True)
+class Cell:
+    table: str
+    load: str  # a key of WORKLOADS
+    connections: int
+
+    @property
+    def name(self):
+        return f"{self.table}/{self.load}/{self.connections}"
+
+    @property
+    def workload(self):
+        return WORKLOADS[self.load]
+
+    @property
+    def cold(self):
+        return self.table.startswith("cold")
+
+    @property
+    def files(self):
+        """How many files it reads; each only once where reading one makes it warm."""
+        if self.workload.random:
+            return 1
+        if self.table == "cold-direct":
+            return min(self.workload.many, MOST_OPEN)
+        return self.workload.many if self.table == "cold-evict" else self.workload.few
+
+    @property
+    def may_read_twice(self):
+        """Whether reading a file again is as good as reading it once: not where the first time has warmed it."""
+        return self.workload.random or self.table != "cold-evict"
+
+    @property
+    def impossible(self):
+        held = self.connections * self.workload.size
+        if held <= MOST_IN_FLIGHT:
+            return None
+        return (f"{self.connections} connections x {table.number(self.workload.size / MIB)} MiB are "
+                f"{table.number(held / MIB)} MiB under way at once; more than {MOST_IN_FLIGHT // MIB} MiB are not "
+                "measured")
+
+    @property
+    def title(self):
+        noun = "connection" if self.connections == 1 else "connections"
+        unit = self.workload.unit
+        what = "4 KiB ranges of a 2 GiB file" if self.workload.random else f"whole files of {unit[:-1]} {unit[-1]}iB"
+        return f"{what}, {self.connections} {noun}"
+
+
+ALL_CELLS = [Cell(kind, load, connections)
+             for kind in TABLES for load in WORKLOADS for connections in CONNECTIONS]
+ALL_CELLS.append(Cell("open-close", "whole-4K", 16))
+
+
+def participants_of(cell, full):
+    """Who is measured in a cell, in the order of the forward pass."""
+    if cell.table == "open-close":
+        return OPEN_CLOSE
+    pools = POOLS if full or cell.connections > 16 else POOLS[:1]
+    chosen = [SYNC, INLINE, *pools]
+    if cell.table != "cold-direct":
+        chosen.append(SENDFILE)
+    chosen += [READ, FIXED]
+    if cell.name in NOISE_CELLS:
+        chosen.append(FIXED_AGAIN)
+    if cell.name == CEILING_CELL:
+        chosen += [FIO_1, FIO_128]
+    return chosen
+
+
+def has_equal_rate(cell, settings):
+    if cell.table == "open-close" or not cell.may_read_twice:
+        return False
+    return settings.all_servers or cell.name in EQUAL_RATE_CELLS
+
+
+def plan(settings):
+    """The cells to be measured, and sentences about what was left out."""
+    if settings.cell:
+        cells = [cell for cell in ALL_CELLS if any(fnmatch.fnmatch(cell.name, glob) for glob in settings.cell)]
+        return cells, []
+    if settings.full:
+        return ALL_CELLS, []
+    cells = [cell for cell in ALL_CELLS if cell.name in QUICK or cell.impossible]
+    possible = [cell for cell in ALL_CELLS if not cell.impossible]
+    left_out = [cell for cell in possible if cell.name not in QUICK]
+    return cells, [
+        f"{len(left_out)} of {len(possible)} cells; make bench-file FULL=1 measures them all",
+        "the comparison at an equal rate in most cells",
+        "pools of 64 and 256 threads in cells of 1 and 10 connections: 16 threads are more than these can occupy",
+    ]
+
+
+# ---- Files -------------------------------------------------------------------------------------------------------
+
+
+class CannotMeasure(Exception):
+    """What ends the whole comparison before it begins, in sentences for a person."""
+
+
+def file_names(cell):
+    if cell.workload.random:
+        return [BIG_FILE]
+    return [f"made.{cell.workload.unit}.{number}" for number in range(cell.files)]
+
+
+def missing_bytes(data, names_and_sizes):
+    def is_there(name, size):
+        try:
+            return (data / name).stat().st_size == size
+        except OSError:
+            return False
+    return sum(size for name, size in names_and_sizes if not is_there(name, size))
+
+
+def make_files(settings, cells):
+    """Writes what is missing, after a look at the room that there is."""
+    data = settings.data
+    data.mkdir(parents=True, exist_ok=True)
+    counts = {}
+    for cell in cells:
+        counts[cell.load] = max(counts.get(cell.load, 0), cell.files)
+    wanted = [(BIG_FILE, BIG_SIZE)] if "random-4K" in counts else []
+    for name, count in counts.items():
+        if not WORKLOADS[name].random:
+            wanted += [(f"made.{WORKLOADS[name].unit}.{i}", WORKLOADS[name].size) for i in range(count)]
+
+    missing, room = missing_bytes(data, wanted), os.statvfs(data)
+    room = room.f_bavail * room.f_frsize
+    if missing and missing + GIB // 2 > room:
+        raise CannotMeasure(
+            f"{data} needs {missing / GIB:.1f} GiB more, and half a GiB of air, and its file system has "
+            f"{room / GIB:.1f} GiB.\n"
+            "Somewhere else: make bench-file DATA=/another/folder")
+    if not missing:
+        return
+    print(f"writing {missing / GIB:.1f} GiB of files into {data} (they stay, for the next time)", file=sys.stderr)
+    for name, count in counts.items():
+        words = ["--count", str(count), "--sizes", WORKLOADS[name].unit, "--big", "0"]
+        if WORKLOADS[name].random:
+            words = ["--count", "1", "--sizes", "4K", "--big", "2G"]
+        made = subprocess.run([settings.build / "load", "make-files", *words, data], stdout=subprocess.DEVNULL,
+                              stderr=subprocess.PIPE, text=True)
+        if made.returncode != 0:
+            raise CannotMeasure(f"make-files: {made.stderr.strip()}")
+    os.sync()  # a dirty page cannot be evicted
+
+
+def list_of_files(settings, cell):
+    """The file for --paths, written next to the results."""
+    path = settings.results / f"paths.{cell.workload.unit}.{cell.files}"
+    path.write_text("".join(name + "\n" for name in file_names(cell)))
+    return path
+
+
+# ---- One run -----------------------------------------------------------------------------------------------------
+
+
+class NotAsCold(Exception):
+    """The page cache did not hold, or did not let go of, what the table's name says."""
+
+
+def bring_files_to_temperature(cell, paths):
+    """Before each run. Returns (pages in the cache, pages)."""
+    if cell.cold:
+        for _ in range(EVICTIONS):
+            page_cache.evict(paths)
+            cached, pages = page_cache.resident(paths)
+            if cached <= pages // 1000:
+                break
+            time.sleep(0.1)
+        else:
+            raise NotAsCold(f"the files could not be evicted: {cached:,} of {pages:,} pages stay in the page cache")
+        return cached, pages
+    cached, pages = page_cache.resident(paths)
+    if cached < pages:
+        page_cache.warm(paths)
+        cached, pages = page_cache.resident(paths)
+    if cached < pages:
+        raise NotAsCold(f"the page cache holds only {cached:,} of the files' {pages:,} pages")
+    return cached, pages
+
+
+def server_command(settings, cell, participant):
+    words = [settings.build / participant.program, "--root", settings.data, "--port", "0", *participant.options]
+    return words + (["--direct"] if cell.table == "cold-direct" else [])
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """How the generator asks: as fast as it is answered, or `rate` a second; for some seconds, or each file `once`."""
+    seed: int
+    rate: int = 0
+    once: bool = False
+
+
+def load_options(settings, cell, pid, traffic):
+    if cell.workload.random:
+        what = ["--path", BIG_FILE, "--random-ranges", "4K", "--seed", traffic.seed]
+    else:
+        what = ["--paths", list_of_files(settings, cell)]
+    # Before the clock starts each connection has asked for a file already.
+    span = (["--messages", cell.files - cell.connections] if traffic.once
+            else ["--seconds", settings.seconds, "--warmup", settings.warmup])
+    pace = ["--rate", traffic.rate] if traffic.rate else []
+    return ["file", "--connections", cell.connections, *what, *span, *pace, "--server-pid", pid]
+
+
+def measure_server(settings, cell, participant, traffic):
+    """One run in a fresh process: everything that is known about it, as it goes into results.json."""
+    paths = [settings.data / name for name in file_names(cell)]
+    before, pages = bring_files_to_temperature(cell, paths)
+    samples = []
+    with Server(server_command(settings, cell, participant), settings.server_cpu) as server:
+        words = load.command(settings.build / "load", server.port,
+                             load_options(settings, cell, server.pid, traffic), settings.load_cpu)
+        samples.append(glance(server.pid))
+        try:
+            raw = load.run(words, settings.seconds + settings.warmup,
+                           on_tick=lambda: samples.append(glance(server.pid)))
+        except load.LoadFailed:
+            if not server.is_alive():
+                server.stop()  # says better than the generator what happened
+            raise
+        samples.append(glance(server.pid))
+        counters = server.stop()
+        said = server.said()
+    after, _ = page_cache.resident(paths)
+    requests = counters.get("requests")
+    return {
+        "figures": load.figures(raw) | {
+            "syscalls": counters["syscalls"] / requests if requests else None,
+            "rss": max((sample["rss"] for sample in samples if sample["rss"]), default=None),
+        },
+        "pages": {"before": before, "after": after, "all": pages},
+        "once": traffic.once,
+        "samples": samples,
+        "counters": counters,
+        "said": said,
+        "load": raw,
+        "commands": {"server": shlex.join(server.command), "load": shlex.join(words)},
+    }
+
+
+def measure_fio(settings, cell, participant):
+    paths = [settings.data / BIG_FILE]
+    bring_files_to_temperature(cell, paths)
+    seconds = max(2, round(settings.seconds))  # whole seconds is what its --runtime understands
+    words = fio.command(paths[0], participant.fio_depth, seconds, settings.server_cpu)
+    raw, figures = fio.run(words, seconds)
+    return {"figures": figures, "fio": raw["jobs"][0], "commands": {"fio": shlex.join(words)}}
+
+
+# ---- One cell ----------------------------------------------------------------------------------------------------
+
+
+def measure_run(settings, cell, participant, traffic):
+    """A run in which no file was read twice where that would have made it warm: one that was faster than there are
+    files is not used, and repeated with a count instead of a time."""
+    if participant.fio_depth:
+        return measure_fio(settings, cell, participant)
+    run = measure_server(settings, cell, participant, traffic)
+    if not cell.may_read_twice and run["figures"]["answered"] > cell.files:
+        run = measure_server(settings, cell, participant, replace(traffic, once=True))
+    return run
+
+
+def measure_passes(settings, cell, participants, result, record, progress, rate=0):
+    """Forward and backward through the participants. One that fails is not tried again: it has no rate any more."""
+    for turn in range(2 * settings.blocks):
+        for participant in participants if turn % 2 == 0 else reversed(participants):
+            progress.show(cell.name, participant.label + (" at an equal rate" if rate else ""))
+            if participant.key not in result["failures"]:
+                seed = progress.done + 1  # other ranges each time: no run profits from the one before
+                # Known by now to be faster than there are files?
+                once = any(run.get("once") for run in result["runs"] if run["participant"] == participant.key)
+                try:
+                    run = measure_run(settings, cell, participant, Traffic(seed, rate, once))
+                    result["runs"].append({"participant": participant.key, "pass": turn, "seed": seed} | run)
+                except (ServerFailed, load.LoadFailed, fio.FioFailed, NotAsCold) as error:
+                    result["failures"][participant.key] = str(error)
+            progress.step()
+        record.save()
+
+
+def measure_at_equal_rate(settings, cell, participants, result, record, progress):
+    """CPU time of servers that do the same work in the same time. At their peaks they do not: the faster one has more
+    requests in each turn of its loop, and they cost less each."""
+    keys = file_report.contenders(result)
+    progress.step((MOST_AT_EQUAL_RATE - len(keys)) * 2 * settings.blocks)
+    if len(keys) < 2:
+        return
+    rate = round(EQUAL_SHARE * min(file_report.typical(result, key, "rate") for key in keys))
+    chosen = [p for p in participants if p.key in keys]
+    result["equal_rate"] = result | {"rate": rate, "runs": [], "failures": {}, "equal_rate": None,
+                                     "participants": [{"key": p.key, "label": p.label} for p in chosen]}
+    measure_passes(settings, cell, chosen, result["equal_rate"], record, progress, rate)
+
+
+def measure_cell(settings, cell, record, progress):
+    participants = participants_of(cell, settings.all_servers)
+    result = {"cell": cell.name, "table": cell.table, "title": cell.title, "connections": cell.connections,
+              "files": cell.files, "size": cell.workload.size, "random": cell.workload.random,
+              "participants": [{"key": p.key, "label": p.label} for p in participants],
+              "impossible": cell.impossible, "failures": {}, "runs": [], "equal_rate": None}
+    record.data["cells"].append(result)
+    if cell.impossible:
+        return
+    measure_passes(settings, cell, participants, result, record, progress)
+    if has_equal_rate(cell, settings):
+        measure_at_equal_rate(settings, cell, participants, result, record, progress)
+
+
+# ---- The whole of it ---------------------------------------------------------------------------------------------
+
+
+def parse(words):
+    parser = argparse.ArgumentParser(
+        prog="file_servers.py", allow_abbrev=False,
+        description="The io_uring file server against its baselines: bench/file_servers.md says how, and how to read it.")
+    parser.add_argument("--build", type=pathlib.Path, default="build", help="where the programs are (%(default)s)")
+    parser.add_argument("--data", type=pathlib.Path, default="build/bench-data",
+                        help="where the files are, on the disk that is measured (%(default)s)")
+    parser.add_argument("--results", type=pathlib.Path, default="build/bench-file",
+                        help="where results.json goes (%(default)s)")
+    parser.add_argument("--blocks", type=int, help="of A B B A: 3, 4 with --full; fewer than 3 are not judged")
+    parser.add_argument("--seconds", type=float, help="of each run: 1, 3 with --full")
+    parser.add_argument("--full", action="store_true", help="all cells: hours")
+    parser.add_argument("--cell", action="append", metavar="GLOB",
+                        help="only these cells, with all their servers: cached/random-4K/100, 'cold-*/random-4K/*'")
+    parser.add_argument("--list", action="store_true", help="name the cells and end")
+    settings = parser.parse_args(words)
+    settings.blocks = settings.blocks or (4 if settings.full else 3)
+    settings.seconds = settings.seconds or (3 if settings.full else 1)
+    if settings.blocks < 1 or settings.seconds <= 0:
+        parser.error("--blocks and --seconds are more than 0")
+    settings.all_servers = bool(settings.full or settings.cell)
+    settings.warmup = round(min(1, settings.seconds / 5), 3)
+    settings.server_cpu, settings.load_cpu = machine.measuring_cpus()
+    return settings
+
+
+def count_runs(settings, cells):
+    return sum(2 * settings.blocks * (len(participants_of(cell, settings.all_servers)) +
+                                      (MOST_AT_EQUAL_RATE if has_equal_rate(cell, settings) else 0))
+               for cell in cells if not cell.impossible)
+
+
+def describe_plan(settings, cells, thinned):
+    runs = count_runs(settings, cells)
+    guess = settings.seconds + settings.warmup + 0.35  # for starting, connecting, stopping, evicting
+    facts = machine.facts(settings.data)
+    pins = (f"server on CPU {settings.server_cpu}, generator on CPU {settings.load_cpu}"
+            if settings.server_cpu is not None else
+            "NOT PINNED: there are fewer than 2 CPUs, and server and generator take them from each other")
+    return {
+        "machine": facts, "pins": pins, "server_cpu": settings.server_cpu,
+        "settings": {"blocks": settings.blocks, "seconds": settings.seconds, "warmup": settings.warmup,
+                     "full": settings.full, "cell": settings.cell},
+        "planned": len([cell for cell in cells if not cell.impossible]), "runs": runs,
+        "estimate_seconds": runs * guess, "guess_seconds": guess, "thinned": thinned,
+        "complete": False, "cells": [],
+    }
+
+
+def interrupt_on_sigterm():
+    """Whoever ends this politely gets the tables so far, as with Ctrl-C."""
+    def interrupt(*_):
+        raise KeyboardInterrupt
+    signal.signal(signal.SIGTERM, interrupt)
+
+
+def measure(settings, cells, record, progress):
+    """Each table is printed when its last cell is done. Returns whether all of it was measured."""
+    kind = None
+    try:
+        for kind in dict.fromkeys(cell.table for cell in cells):
+            for cell in cells:
+                if cell.table == kind:
+                    measure_cell(settings, cell, record, progress)
+            progress.clear()
+            print(file_report.table_text(record.data, kind), flush=True)
+        record.data["complete"] = True
+    except KeyboardInterrupt:
+        progress.clear()
+        print(file_report.table_text(record.data, kind))
+        print("interrupted: the tables end here, and what has no six ratios yet is not judged\n")
+    finally:
+        record.save()
+    return record.data["complete"]
+
+
+def main(words):
+    settings = parse(words)
+    cells, thinned = plan(settings)
+    if settings.list or not cells:
+        print("\n".join(cell.name for cell in ALL_CELLS))
+        return 0 if settings.list else 2
+    interrupt_on_sigterm()
+    try:
+        settings.results.mkdir(parents=True, exist_ok=True)
+        make_files(settings, [cell for cell in cells if not cell.impossible])
+        record = Record(settings.results / "results.json", describe_plan(settings, cells, thinned))
+        print(file_report.head_text(record.data), flush=True)
+        complete = measure(settings, cells, record, Progress(record.data["runs"], record.data["guess_seconds"]))
+        print(file_report.end_text(record.data))
+        print(f"raw data: {record.path}")
+    except (CannotMeasure, OSError) as error:
+        print(f"bench-file: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    if not complete:
+        return 130
+    return 1 if any(cell["failures"] for cell in record.data["cells"]) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

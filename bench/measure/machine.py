@@ -1,0 +1,100 @@
+"""Which machine this is: what a reader must know before a number means anything."""
+
+import os
+import pathlib
+import platform
+import subprocess
+from datetime import datetime, timezone
+
+
+def measuring_cpus():
+    """(server's, generator's): the first two CPUs that we may use, or (None, None), unpinned, where there is one."""
+    cpus = sorted(os.sched_getaffinity(0))
+    return (cpus[0], cpus[1]) if len(cpus) >= 2 else (None, None)
+
+
+def facts(data):
+    """Of the machine, of the tree and of `data`, the folder that holds the files."""
+    return {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "kernel": f"{platform.release()} {platform.machine()}",
+        "cpu": cpu_model(),
+        "cpus": len(os.sched_getaffinity(0)),
+        "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+        "mitigations": mitigations(),
+        "file_system": file_system(data),
+        "load_average": os.getloadavg()[0],
+        "commit": commit(),
+    }
+
+
+def describe(facts):
+    """The same as lines of text."""
+    system, git = facts["file_system"], facts["commit"]
+    lines = [
+        f"machine      {facts['cpus']} CPUs, {facts['cpu']}, {facts['memory_bytes'] / 2**30:.1f} GiB; "
+        f"Linux {facts['kernel']}",
+        f"mitigations  {facts['mitigations']}",
+        f"files        {system['folder']}: {system['type']} on {system['device']}, readahead "
+        f"{system['readahead_kb']} KiB",
+        f"tree         commit {git['commit']}{', with changes that are not committed' if git['dirty'] else ''}; "
+        f"{facts['date']}",
+    ]
+    if facts["load_average"] > 0.5:
+        lines.append(f"NOT QUIET    the load average is {facts['load_average']:.2f}: something else is running here, or "
+                     "was a minute ago; the numbers may be partly its own")
+    return lines
+
+
+def cpu_model():
+    try:
+        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or "CPU of unknown model"
+
+
+def mitigations(folder="/sys/devices/system/cpu/vulnerabilities"):
+    """Those that cost something here: each system call pays for them."""
+    active = []
+    try:
+        for file in sorted(pathlib.Path(folder).iterdir()):
+            state = file.read_text().strip()
+            if state.startswith("Mitigation:"):
+                active.append(f"{file.name} ({state.removeprefix('Mitigation:').split(';')[0].split(',')[0].strip()})")
+            elif state.startswith("Vulnerable"):
+                active.append(f"{file.name} ({state[0].lower()}{state[1:]})")
+    except OSError:
+        return "unknown"
+    return ", ".join(active) or "none"
+
+
+def file_system(folder):
+    """The mount below which `folder` lies: the longest mount point that is above it."""
+    folder = os.path.realpath(folder)
+    found = {"folder": folder, "type": "unknown", "device": "unknown", "readahead_kb": "unknown"}
+    longest = -1
+    for line in pathlib.Path("/proc/self/mountinfo").read_text().splitlines():
+        before, _, after = line.partition(" - ")
+        number, point = before.split()[2], before.split()[4]
+        if len(point) >= longest and os.path.commonpath([folder, point]) == point:
+            longest = len(point)
+            kind, device = after.split()[:2]
+            readahead = pathlib.Path(f"/sys/dev/block/{number}/queue/read_ahead_kb")
+            if not readahead.exists():  # a partition: the queue belongs to the disk
+                readahead = pathlib.Path(f"/sys/dev/block/{number}/../queue/read_ahead_kb")
+            found |= {"type": kind, "device": device,
+                      "readahead_kb": int(readahead.read_text()) if readahead.exists() else "unknown"}
+    return found
+
+
+def commit():
+    def git(*words):
+        return subprocess.run(["git", *words], capture_output=True, text=True, check=True,
+                              cwd=pathlib.Path(__file__).parent).stdout.strip()
+    try:
+        return {"commit": git("rev-parse", "--short=12", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": "unknown", "dirty": False}

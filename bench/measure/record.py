@@ -1,0 +1,60 @@
+"""The raw data on disk, a valid file at every moment; and the line that says what runs and how long is left."""
+
+import json
+import os
+import pathlib
+import sys
+import time
+
+from measure import table
+
+
+class Record:
+    """`data` becomes `path`: as a whole or not at all, by rename, so that an interrupted run leaves no half of it."""
+
+    def __init__(self, path, data):
+        self.path = pathlib.Path(path)
+        self.data = data
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+
+    def save(self):
+        beside = self.path.with_suffix(".part")
+        with open(beside, "w", encoding="utf-8") as file:
+            json.dump(self.data, file, indent=1, ensure_ascii=False)
+            file.write("\n")
+        os.replace(beside, self.path)
+
+
+class Progress:
+    """On a terminal one line that is written over; elsewhere a line for each cell."""
+
+    def __init__(self, runs, guess_seconds, stream=sys.stderr):
+        self.runs, self.done = runs, 0
+        self.guess = guess_seconds  # for one run, until there is something to learn from
+        self.started = time.monotonic()
+        self.stream = stream
+        self.terminal = stream.isatty()
+        self.cell = None
+
+    def left(self):
+        spent = time.monotonic() - self.started
+        # The guess counts as five runs, so that the first run does not decide alone.
+        each = (spent + 5 * self.guess) / (self.done + 5)
+        return (self.runs - self.done) * each
+
+    def show(self, cell, what):
+        text = f"[{self.done + 1}/{self.runs}] {cell}  {what}  ({table.duration(self.left())} left)"
+        if self.terminal:
+            width = os.get_terminal_size(self.stream.fileno()).columns or 80  # 0: the terminal does not know
+            print(f"\r\x1b[K{text[:width - 1]}", end="", file=self.stream, flush=True)
+        elif cell != self.cell:
+            print(f"[{self.done + 1}/{self.runs}] {cell}  ({table.duration(self.left())} left)", file=self.stream,
+                  flush=True)
+        self.cell = cell
+
+    def step(self, runs=1):
+        self.done += runs
+
+    def clear(self):
+        if self.terminal:
+            print("\r\x1b[K", end="", file=self.stream, flush=True)
