@@ -217,17 +217,23 @@ FileCache::Settled FileCache::looked_again(File& file, int result, Time now) {
 
 // The path leads elsewhere, or nowhere. Who reads the old file goes on; who waits wants the new one.
 FileCache::Settled FileCache::replaced(File& file) {
-  forget(file);
   file.state = File::State::open;
-  File& successor = add(file.path);
-  successor.first_waiter = std::exchange(file.first_waiter, nullptr);
-  successor.last_waiter = std::exchange(file.last_waiter, nullptr);
-  for (FileWaiter* waiter = successor.first_waiter; waiter != nullptr; waiter = waiter->next_waiter) {
+  forget(file);
+  // It may have been replaced before, while somebody was still reading it; then its successor is there.
+  const auto found = by_path_.find(file.path);
+  File& successor = found != by_path_.end() ? *found->second : add(file.path);
+  idle_.remove(successor);
+  FileWaiter* const waiters = std::exchange(file.first_waiter, nullptr);
+  file.last_waiter = nullptr;
+  for (FileWaiter* next = waiters; next != nullptr;) {
+    FileWaiter& waiter = *std::exchange(next, next->next_waiter);
     ++successor.references;
     --file.references;
+    if (!successor.settled()) wait(successor, waiter);
   }
   if (file.references == 0) start_close(file);
-  return {};
+  if (!successor.settled()) return {};
+  return {.file = &successor, .waiters = waiters};
 }
 
 FileCache::Settled FileCache::settle(File& file, File::State state, int error) {

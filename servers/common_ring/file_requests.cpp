@@ -81,6 +81,7 @@ void FileServer::answer(Job& job, const common::Answer& answer) {
 // A file is open, or looked at, or closed: those who waited for it go on.
 void FileServer::on_file(Kind kind, File& file, int result) {
   const FileCache::Settled settled = files_.completed(kind, file, result, now_);
+  if (kind == Kind::close_file) descriptor_is_free();
   for (FileWaiter* next = settled.waiters; next != nullptr;) {
     Job& job = static_cast<Job&>(*std::exchange(next, next->next_waiter));
     Connection& connection = *job.connection;

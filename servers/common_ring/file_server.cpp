@@ -112,10 +112,7 @@ void FileServer::keep_house() {
     if (!connection->linger->is_over(now_)) break;
     begin_close(*connection);
   }
-  if (accept_again_at_ && now_ >= *accept_again_at_) {
-    accept_again_at_.reset();
-    acceptor_.arm();
-  }
+  if (accept_again_at_ && now_ >= *accept_again_at_) descriptor_is_free();
   const bool was_ending = stop_.state() == common::StopProtocol::State::ending;
   stop_.look_at_clock(now_);
   if (!was_ending && stop_.state() == common::StopProtocol::State::ending) reset_all();
@@ -155,13 +152,20 @@ void FileServer::on_accept(int result, std::uint32_t flags) {
   if (stop_.serving() && !accept_again_at_) acceptor_.arm();
 }
 
-// A file that nobody reads is closed first; nobody will notice. Then the connection that was idle longest.
-// Its close arms the accept again, and so does the clock, in case there was neither.
+// The kernel takes a descriptor before it looks for a client, so this happens when the last one was handed
+// out and not when the next client comes. A file that nobody reads is closed first, which nobody will
+// notice; then the connection that was idle longest. The close arms the accept again, and so does the clock,
+// in case there was neither.
 void FileServer::short_of_descriptors() {
   accept_again_at_ = now_ + accept_again_after;
   if (files_.close_one()) return;
-  if (idle_.first() == nullptr) return;
-  begin_close(*idle_.first());
+  if (idle_.first() != nullptr) begin_close(*idle_.first());
+}
+
+void FileServer::descriptor_is_free() {
+  if (!accept_again_at_ || !stop_.serving()) return;
+  accept_again_at_.reset();
+  acceptor_.arm();
 }
 
 void FileServer::add_connection(int fd) {
@@ -302,10 +306,7 @@ void FileServer::close_when_quiet(Connection& connection) {
 
 void FileServer::on_closed(Connection& connection) {
   connections_.erase(connection.self);
-  if (accept_again_at_ && stop_.serving()) {
-    accept_again_at_.reset();
-    acceptor_.arm();
-  }
+  descriptor_is_free();
 }
 
 // ---- Signals -----------------------------------------------------------------------------------------------

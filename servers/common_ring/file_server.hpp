@@ -79,6 +79,7 @@ class FileServer {
   std::chrono::nanoseconds wait_time() const;
   void on_accept(int result, std::uint32_t flags);
   void short_of_descriptors();
+  void descriptor_is_free();
   void add_connection(int fd);
   void on_received(Connection& connection, int result, std::uint32_t flags);
   void on_closed(Connection& connection);
