@@ -118,7 +118,7 @@ class BufferPool {
     const Kernel& kernel = ring.kernel();
     const int result = kernel.register_(kernel.self, ring.fd(), IORING_REGISTER_BUFFERS, slots.data(),
                                         static_cast<unsigned>(slots.size()));
-    registered_ = result >= 0;
+    if (result >= 0) registered_ = true;
     return result;
   }
 

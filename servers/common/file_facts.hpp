@@ -61,7 +61,8 @@ struct AlignedRange {
   std::uint32_t skip;  // bytes read in front of the wanted ones
 };
 
-/// The aligned range around `length` bytes at `offset`. `alignment` is a power of two; 1 changes nothing.
+/// The aligned range around `length` bytes at `offset`. `alignment` is a power of two, 1 changes nothing;
+/// `length` and twice that fit into 32 bits together.
 inline AlignedRange covering(std::uint64_t offset, std::uint32_t length, std::uint32_t alignment) noexcept {
   const std::uint64_t mask = alignment - 1;
   const std::uint64_t first = offset & ~mask;

@@ -3,10 +3,11 @@
 //   last answer sent ──► shutdown(SHUT_WR) ──► read and discard ──► close
 //                        the client sees FIN    until it closes, or 1 MiB came, or 1 s is over
 //
-// close(2) with input unread, or input that comes after it, makes the kernel send RST, and a client that
-// meets a RST throws away what it has received and not yet read: the very answer that says what was wrong. So
-// input is read until the client has had time to see the answer. The two limits keep a client that never
-// stops from holding the connection for ever.
+// close(2) with input unread, or input that comes after it, makes the kernel send RST and forget what it had
+// not sent yet; and many a client that meets a RST also forgets what it has received and not yet read (Linux
+// keeps that, others do not). Either way the loss is the very answer that says what was wrong. So input is
+// read until the client has had time to see the answer. The two limits keep a client that never stops from
+// holding the connection for ever.
 #pragma once
 
 #include <chrono>
