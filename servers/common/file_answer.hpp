@@ -21,7 +21,7 @@
 //   503   out of descriptors or memory: later, perhaps                  as the request wants
 //
 // "Closes" is the lingering close: all answers that are due, shutdown(WR), then read and discard for up to a
-// second or 1 MiB. Closing with input unread makes the kernel send RST, which destroys the answer on its way.
+// second or 1 MiB. Closing with input unread makes the kernel send RST in place of the rest of the answer.
 //
 // Which part of a file: offset > size, or offset = size with length > 0, is 416; a part that reaches beyond
 // the end is cut; length 0 is `OK 0`. An HTTP range has a length above 0, so the same rule gives what RFC
