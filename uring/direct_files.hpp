@@ -1,10 +1,10 @@
 // Direct descriptors: the ring's own file table, and which of its slots are free.
 //
-// An ordinary descriptor is looked up in the process's table for each operation (a reference taken, and given
-// back at its end), and opening one takes a number out of that table, under its lock, because the whole
-// process sees it. A direct descriptor lives in the ring's table: the operation finds the file by slot
-// (IOSQE_FIXED_FILE), holds no reference of its own, and no other thread, no /proc/self/fd and no fork
-// ever sees it.
+// An ordinary descriptor is looked up in the process's table for each operation (an atomic reference taken,
+// and given back at its end), and opening one takes a number out of that table, under its lock, because the
+// whole process sees it. A direct descriptor lives in the ring's table, of which the ring has the only key:
+// the operation finds the file by slot (IOSQE_FIXED_FILE) and counts without atomics, and no other thread, no
+// /proc/self/fd and no fork ever sees it.
 //
 //      openat2_direct(slot 7)        read, fd = 7, IOSQE_FIXED_FILE        close_direct(slot 7)
 //            └── CQE: slot 7 holds the file ──► any number of them ──► CQE: slot 7 is empty
@@ -14,7 +14,8 @@
 // use it.
 //
 // What a direct descriptor cannot do: everything that is not an io_uring operation with IOSQE_FIXED_FILE.
-// There is no fstat for it (and no statx: it takes a path), no sendfile, no setsockopt before 6.7.
+// There is no fstat for it (and statx refuses the flag), no sendfile, no fcntl, no setsockopt before 6.7.
+// (IORING_OP_FIXED_FD_INSTALL, 6.8, makes an ordinary descriptor beside it, at the price that was saved.)
 //
 // A slot is given back after the CQE of its close, never before: until then the old file is in it, and an
 // operation that looks it up would read the wrong one without any error.

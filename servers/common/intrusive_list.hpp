@@ -41,7 +41,8 @@ class List {
     Link<T>& own = element.*link;
     assert(!own.linked);
     own = {.before = last_, .after = nullptr, .linked = true};
-    (last_ != nullptr ? (last_->*link).after : first_) = &element;
+    T*& pointer_here = last_ != nullptr ? (last_->*link).after : first_;
+    pointer_here = &element;
     last_ = &element;
     ++size_;
   }
@@ -50,8 +51,10 @@ class List {
   void remove(T& element) noexcept {
     Link<T>& own = element.*link;
     if (!own.linked) return;
-    (own.before != nullptr ? (own.before->*link).after : first_) = own.after;
-    (own.after != nullptr ? (own.after->*link).before : last_) = own.before;
+    T*& pointer_from_before = own.before != nullptr ? (own.before->*link).after : first_;
+    T*& pointer_from_behind = own.after != nullptr ? (own.after->*link).before : last_;
+    pointer_from_before = own.after;
+    pointer_from_behind = own.before;
     own = {};
     --size_;
   }

@@ -7,8 +7,9 @@
 // hands the same open_how to OPENAT2. Needs Linux 5.6.
 //
 // O_NONBLOCK is for what turns out not to be a regular file: a FIFO without a writer would park the open for
-// ever (in io_uring: a worker thread). It means nothing to regular files. What was opened is then looked at,
-// and given back if it is a directory, a FIFO, a device: nothing of it has been read.
+// ever (in io_uring: a worker thread). What was opened is then looked at, and given back if it is a directory,
+// a FIFO, a device: nothing of it has been read. To read(2) of a regular file the flag means nothing; to
+// io_uring it does, so its server takes it off again (file_cache.cpp says why).
 #pragma once
 
 #include <fcntl.h>

@@ -6,8 +6,8 @@
 //                      a result ≥ 0     the CQ was full: arm again
 //                      EINVAL           before 5.19 there is no multishot: accepts one at a time from now on
 //                      EMFILE, ENFILE   no descriptor: somebody must go first; arm again when one is free
-//                      ECONNABORTED...  the client's affair: arm again
-//                      anything else    the listener is broken: the server stops
+//                      EBADF, ENOTSOCK, and EINVAL once more: the listener is broken, the server stops
+//                      ECONNABORTED and all else: the affair of the client that is gone, arm again
 //
 // Not to arm again is the bug that goes unnoticed for weeks: the server is up, and deaf.
 #pragma once
@@ -15,6 +15,7 @@
 #include <sys/socket.h>
 
 #include <cerrno>
+#include <cstdint>
 #include <optional>
 
 #include "servers/common/error_class.hpp"
@@ -32,6 +33,7 @@ class Acceptor {
   /// Does nothing if it is armed, or stopped.
   void arm() {
     if (armed() || stopped_) return;
+    ++times_armed_;
     accepting_ = operations_.start(Kind::accept, {}, [&](io_uring_sqe& sqe, uring::Token token) {
       if (multishot_) {
         uring::prep::accept_multishot(sqe, listener_, SOCK_CLOEXEC, token);
@@ -64,6 +66,9 @@ class Acceptor {
     }
   }
 
+  /// How often the multishot had ended.
+  std::uint64_t rearms() const noexcept { return times_armed_ > 0 && multishot_ ? times_armed_ - 1 : 0; }
+
   /// For good. Its last completion comes later.
   void stop() {
     stopped_ = true;
@@ -74,6 +79,7 @@ class Acceptor {
   Operations& operations_;
   int listener_;
   std::optional<uring::Token> accepting_{};
+  std::uint64_t times_armed_ = 0;
   bool multishot_ = true;
   bool stopped_ = false;
 };

@@ -7,12 +7,12 @@
 //
 // What each of them holds, and until when:
 //
-//   Connection   a descriptor, and 2 KiB to receive into; until the CQE of its close
+//   Connection   a descriptor, 2 KiB to receive into, half a request; until the CQE of its close
 //   Job          a reference to a file that is open; until its last byte is sent
 //   Chunk        a buffer of the pool; until its last byte is sent, or the client turns out to be stalled
 //
-// A connection is driven by completions alone, and `pending` counts those that are still to come. Closing
-// means: cancel what can be cancelled, wait until `pending` is zero, then close the descriptor. Nothing is
+// A connection is driven by completions (and by the clock, when it lingers or others wait for its buffers),
+// and `pending` counts those that are still to come. Closing means: cancel what can be cancelled, wait until `pending` is zero, then close the descriptor. Nothing is
 // ever freed while the kernel may write to it.
 #pragma once
 
@@ -53,6 +53,7 @@ struct Chunk {
   std::uint32_t filled = 0;  // bytes that were read
   std::byte* at = nullptr;   // ready: what is not sent yet
   std::byte* end = nullptr;
+  bool again = false;  // a read said EAGAIN
 
   /// Where the wanted bytes begin.
   std::byte* contents() const noexcept { return buffer.data() + skip; }
@@ -62,13 +63,14 @@ struct Chunk {
 struct Job : FileWaiter {
   Connection* connection = nullptr;
   Job* next = nullptr;
-  File* file = nullptr;       // with a reference; null while waiting for it
-  bool waiting = false;       // for its file
-  bool answered = false;      // `answer` is there: the head, and which bytes follow
-  bool begun = false;         // some of it is on its way, so it can only be finished or cut off
-  bool looked_again = false;  // the file was shorter than thought, and asked for its size once more
-  bool abandoned = false;     // nobody wants the answer; lives until its last completion
-  int trouble = 0;            // a read failed with this errno, or came up short (ENODATA)
+  File* file = nullptr;      // with a reference; null while waiting for it
+  bool waiting = false;      // for its file
+  bool answered = false;     // `answer` is there: the head, and which bytes follow
+  bool in_send = false;      // some of it is in the send in flight
+  bool begun = false;        // some of it is out, so it can only be finished or cut off
+  bool opened_anew = false;  // the file was shorter than thought, and asked for its size once more
+  bool abandoned = false;    // nobody wants the answer; lives until its last completion
+  int trouble = 0;           // a read failed with this errno, or came up short (ENODATA)
   common::Request request{};
   common::Answer answer{};
   std::string echo{};             // ECHO: head and bytes
@@ -113,6 +115,7 @@ struct Connection {
   std::optional<uring::Token> sending{};
   std::optional<uring::Token> polling{};
   bool more_waits = true;      // in the socket, said the last receive
+  bool polled_first = false;   // the receive in flight does not try at once
   bool peer_finished = false;  // it sent FIN
   bool preempted = false;      // its send is being cancelled: others need the buffer
   bool stalled = false;        // holds no buffers, until its socket takes more

@@ -1,8 +1,8 @@
 #include "servers/common_ring/file_cache.hpp"
 
 #include <fcntl.h>
+#include <unistd.h>
 
-#include <algorithm>
 #include <cstdio>
 #include <utility>
 
@@ -43,17 +43,25 @@ FileCache::FileCache(Operations& operations, const Options& options) noexcept
 
 File& FileCache::get(std::string_view path, Time now) {
   const auto found = by_path_.find(path);
-  File& file = found != by_path_.end() ? *found->second : add(path);
-  ++file.references;
-  idle_.remove(file);
-  if (file.state == File::State::open && now - file.looked_at >= common::recheck_after) look_again(file);
-  return file;
+  File* file = found != by_path_.end() ? found->second : nullptr;
+  if (file == nullptr) {
+    file = &add(path, now);
+  } else if (file->state == File::State::open && now - file->asked_at >= common::recheck_after) {
+    File& newer = add(path, now);  // in the place of the old one, which lives on while somebody reads it
+    if (file->error != 0) newer.unusable = file->facts;
+    if (file->references == 0) close(*file);
+    file = &newer;
+  }
+  ++file->references;
+  idle_.remove(*file);
+  return *file;
 }
 
-File& FileCache::add(std::string_view path) {
-  File& file = files_.emplace_front(path);
+File& FileCache::add(std::string_view path, Time now) {
+  File& file = files_.emplace_front(path, now);
   file.self = files_.begin();
   file.through_cache = !options_.past_page_cache;
+  if (const auto old = by_path_.find(path); old != by_path_.end()) forget(*old->second);
   by_path_.emplace(file.path, &file);
   start_open(file);
   return file;
@@ -61,27 +69,29 @@ File& FileCache::add(std::string_view path) {
 
 void FileCache::wait(File& file, FileWaiter& waiter) noexcept {
   waiter.next_waiter = nullptr;
-  (file.last_waiter != nullptr ? file.last_waiter->next_waiter : file.first_waiter) = &waiter;
+  FileWaiter*& place = file.last_waiter != nullptr ? file.last_waiter->next_waiter : file.first_waiter;
+  place = &waiter;
   file.last_waiter = &waiter;
 }
 
 void FileCache::release(File& file) {
   if (--file.references > 0) return;
   if (!line_.empty()) forget(file);  // its descriptor is wanted more than its contents
-  if (!file.listed) return start_close(file);
+  if (!file.listed) return close(file);
   idle_.push_back(file);
-  trim();
-}
-
-void FileCache::trim() {
   while (idle_.size() > options_.capacity) close_one();
 }
 
+void FileCache::expire(File& file) {
+  forget(file);
+  if (file.references == 0) close(file);
+}
+
 bool FileCache::close_one() {
-  File* const file = idle_.pop_front();
+  File* const file = idle_.first();
   if (file == nullptr) return false;
   forget(*file);
-  start_close(*file);
+  close(*file);
   return true;
 }
 
@@ -89,6 +99,13 @@ bool FileCache::close_one() {
 void FileCache::forget(File& file) {
   if (!std::exchange(file.listed, false)) return;
   by_path_.erase(file.path);
+}
+
+void FileCache::close(File& file) {
+  idle_.remove(file);
+  file.state = File::State::closing;
+  ++closing_;
+  start_close(file);
 }
 
 // ---- What goes into the ring -----------------------------------------------------------------------------
@@ -108,143 +125,114 @@ void FileCache::start_open(File& file) {
   });
 }
 
-void FileCache::start_look(File& file, bool by_path) {
+void FileCache::start_look(File& file) {
   file.state = File::State::looking;
   operations_.start(Kind::look_at_file, {.file = &file}, [&](io_uring_sqe& sqe, Token token) {
-    if (by_path) {
-      uring::prep::statx(sqe, options_.root, file.path.c_str(), 0, common::file_facts_mask, &file.status,
-                         token);
-    } else {
-      uring::prep::statx(sqe, file.fd, "", AT_EMPTY_PATH, common::file_facts_mask, &file.status, token);
-    }
+    const int folder = file.slot ? options_.root : file.fd;
+    const char* const path = file.slot ? file.path.c_str() : "";
+    const int flags = file.slot ? 0 : AT_EMPTY_PATH;
+    uring::prep::statx(sqe, folder, path, flags, common::file_facts_mask, &file.status, token);
   });
 }
 
-void FileCache::look_again(File& file) {
-  // Somebody else may have asked already.
-  if (file.state == File::State::open) start_look(file, true);
-}
-
 void FileCache::start_close(File& file) {
-  file.state = File::State::closing;
-  ++closing_;
-  if (file.fd < 0 && !file.slot) return closed(file);
   operations_.start(Kind::close_file, {.file = &file}, [&](io_uring_sqe& sqe, Token token) {
     if (file.slot) {
       uring::prep::close_direct(sqe, *file.slot, token);
-    } else {
+    } else if (file.fd >= 0) {
       uring::prep::close(sqe, file.fd, token);
+    } else {
+      uring::prep::nop(sqe, token);  // it never opened
     }
   });
 }
 
 // ---- What comes out of it --------------------------------------------------------------------------------
 
-FileCache::Settled FileCache::completed(Kind kind, File& file, int result, Time now) {
-  switch (kind) {
-    case Kind::open_file:
-      return opened(file, result);
-    case Kind::look_at_file:
-      // facts are there already when this was not the first look
-      return file.looked_at == Time{} ? looked(file, result, now) : looked_again(file, result, now);
-    default:
-      closed(file);
-      return {};
-  }
+FileWaiter* FileCache::completed(Kind kind, File& file, int result) {
+  if (kind == Kind::open_file) return opened(file, result);
+  if (kind == Kind::look_at_file) return looked(file, result);
+  closed(file, result);
+  return nullptr;
 }
 
-FileCache::Settled FileCache::opened(File& file, int result) {
+FileWaiter* FileCache::opened(File& file, int result) {
   if (result < 0) return open_failed(file, -result);
   if (options_.slots != nullptr && !file.slot) return open_failed(file, ENFILE);
   if (!file.slot) file.fd = result;
-  start_look(file, file.slot.has_value());
-  return {};
+  start_look(file);
+  return nullptr;
 }
 
-FileCache::Settled FileCache::open_failed(File& file, int error) {
+FileWaiter* FileCache::open_failed(File& file, int error) {
   give_slot_back(file);
   if (common::classify(error) == common::ErrorClass::transient && ++file.tries < max_tries) {
     start_open(file);
-    return {};
+    return nullptr;
   }
   if (error == EINVAL && !file.through_cache) {
-    if (!std::exchange(said_buffered_, true)) {
-      std::fprintf(stderr, "%s cannot be opened with O_DIRECT (EINVAL): read through the page cache\n",
-                   file.path.c_str());
-    }
+    say_buffered(file);
     file.through_cache = true;
     start_open(file);
-    return {};
+    return nullptr;
   }
   // A descriptor that is about to be closed, or can be, will do for this one.
   if (is_shortage(error) && ++file.tries < max_tries && (close_one() || closing_ > 0)) {
     line_.push_back(file);
-    return {};
+    return nullptr;
   }
+  forget(file);
   return settle(file, File::State::failed, error);
 }
 
-FileCache::Settled FileCache::looked(File& file, int result, Time now) {
-  if (result < 0) return settle(file, File::State::failed, -result);
-  file.looked_at = now;
-  if (!accept_facts(file)) return settle(file, File::State::failed, file.error);
-  return settle(file, File::State::open, 0);
+FileWaiter* FileCache::looked(File& file, int result) {
+  const int error = result < 0 ? -result : examine(file);
+  if (error != 0) forget(file);
+  if (error != 0) return settle(file, File::State::failed, error);
+  // What could not be read, and has not changed, cannot be read now.
+  const bool unusable = file.unusable && *file.unusable == file.facts;
+  return settle(file, File::State::open, unusable ? EIO : 0);
 }
 
-// Takes over what statx said; false: it is nothing that is served.
-bool FileCache::accept_facts(File& file) {
+// What statx said: 0, or the errno of what is not served.
+int FileCache::examine(File& file) {
   file.facts = common::facts_of(file.status);
-  file.error = common::refusal_of_mode(file.facts.mode);
-  if (file.error != 0) return false;
-  const std::uint32_t alignment = std::max(file.facts.offset_alignment, file.facts.memory_alignment);
-  if (file.through_cache || (alignment > 0 && alignment <= largest_alignment)) return true;
-  // It was opened with O_DIRECT, and cannot be read that way after all.
-  if (file.slot) file.error = EINVAL;
-  if (!file.slot) ::fcntl(file.fd, F_SETFL, O_NONBLOCK);
-  file.through_cache = true;
-  return file.error == 0;
-}
-
-FileCache::Settled FileCache::looked_again(File& file, int result, Time now) {
-  const common::FileFacts now_there = common::facts_of(file.status);
-  if (result < 0 || !now_there.same_file(file.facts)) return replaced(file);
-  const bool changed = now_there != file.facts;
-  const int error = changed ? 0 : file.error;  // what could not be read may be readable now
-  file.looked_at = now;
-  file.facts = now_there;
-  return settle(file, File::State::open, error);
-}
-
-// The path leads elsewhere, or nowhere. Who reads the old file goes on; who waits wants the new one.
-FileCache::Settled FileCache::replaced(File& file) {
-  file.state = File::State::open;
-  forget(file);
-  // It may have been replaced before, while somebody was still reading it; then its successor is there.
-  const auto found = by_path_.find(file.path);
-  File& successor = found != by_path_.end() ? *found->second : add(file.path);
-  idle_.remove(successor);
-  FileWaiter* const waiters = std::exchange(file.first_waiter, nullptr);
-  file.last_waiter = nullptr;
-  for (FileWaiter* next = waiters; next != nullptr;) {
-    FileWaiter& waiter = *std::exchange(next, next->next_waiter);
-    ++successor.references;
-    --file.references;
-    if (!successor.settled()) wait(successor, waiter);
+  if (const int refusal = common::refusal_of_mode(file.facts.mode); refusal != 0) return refusal;
+  std::uint32_t& alignment = file.facts.offset_alignment;
+  if (!file.through_cache) {
+    if (alignment == 0)
+      say_buffered(file);  // the kernel took the flag, and goes through its cache all the same
+    if (alignment == 0) alignment = largest_alignment;
+    if (alignment > largest_alignment || file.facts.memory_alignment > largest_alignment) return EINVAL;
   }
-  if (file.references == 0) start_close(file);
-  if (!successor.settled()) return {};
-  return {.file = &successor, .waiters = waiters};
+  // O_NONBLOCK has done its work. To io_uring it would say that no read of this file blocks, and on a file
+  // system that cannot read without blocking the whole loop would wait. (A slot's flags cannot be changed.)
+  if (!file.slot) {
+    ++syscalls_;
+    ::fcntl(file.fd, F_SETFL, file.through_cache ? 0 : O_DIRECT);
+  }
+  return 0;
 }
 
-FileCache::Settled FileCache::settle(File& file, File::State state, int error) {
+void FileCache::say_buffered(const File& file) {
+  if (std::exchange(said_buffered_, true)) return;
+  std::fprintf(stderr, "%s cannot be read with O_DIRECT: through the page cache, as all others of its kind\n",
+               file.path.c_str());
+}
+
+FileWaiter* FileCache::settle(File& file, File::State state, int error) noexcept {
   file.state = state;
   file.error = error;
-  if (state == File::State::failed) forget(file);
   file.last_waiter = nullptr;
-  return {.file = &file, .waiters = std::exchange(file.first_waiter, nullptr)};
+  return std::exchange(file.first_waiter, nullptr);
 }
 
-void FileCache::closed(File& file) {
+void FileCache::closed(File& file, int result) {
+  if (result == -ENOMEM) {  // it got no SQE, so it was not even tried
+    if (file.slot) return start_close(file);
+    ++syscalls_;
+    ::close(file.fd);
+  }
   give_slot_back(file);
   --closing_;
   files_.erase(file.self);

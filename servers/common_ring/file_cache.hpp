@@ -1,31 +1,33 @@
-// Open files, by path: opened once, kept while they are in use and some time longer, looked at again when a
-// second has passed.
+// Open files, by path: opened once, kept while they are in use and some time longer, opened anew when a second
+// has passed.
 //
 //            get(path)
-//               │ not there              ┌──────────── older than a second ───────────┐
-//               ▼                        ▼                                            │
+//               │ not there, or older than a second
+//               ▼
 //            opening ── OPENAT2 ──► looking ── STATX ──► open ── get ── release ──► idle, in the order of use
-//               │                        │                 │                          │
-//               └── failed ◄─────────────┘          the path now leads to             │ the cache is full,
-//                  (answered, forgotten)            another file: a new File          │ or descriptors are short
-//                                                   takes its place                   ▼
+//               │                        │                                            │ the cache is full,
+//               └── failed ◄─────────────┘                                            │ descriptors are short,
+//                  (answered, forgotten)                                              ▼ or it is too old
 //                                                                                  closing ── CLOSE ──► gone
 //
 // Everything goes through the ring, so get() does not wait. A file that is not ready yet has waiters, and
 // what `completed` returns says who need not wait any longer.
 //
-// Who uses a file holds a reference, and a file with references is never closed: not when it is replaced, not
-// when the cache is full. So there are at most `capacity` idle files, and besides them those in use.
+// Who uses a file holds a reference, and a file with references is never closed: not when a newer one has its
+// path, not when the cache is full. So there are at most `capacity` idle files, and besides them those in
+// use.
 //
-// What is promised about change: an answer that begins more than a second after a file was written, replaced
-// or removed shows it. (A second, because the check costs a STATX, which always runs on a worker thread of
-// the kernel.) A failure is never kept: the next request tries again. A file that gave EIO is the exception:
-// it stays unusable until it changes.
+// What is promised about change: an answer that begins more than a second after a file was written, replaced,
+// removed, or had its permissions changed, shows it. To be sure of all of these the path is walked again, by
+// OPENAT2 with its rules; a mere STATX of the path would not notice that it has come to lead out of the root.
+// (Once a second for each file that is asked for, because a STATX always runs on a worker thread of the
+// kernel.) A failure is never kept: the next request tries again. A file that gave EIO is the exception: it
+// stays unusable until it changes.
 //
 // With direct descriptors the file is opened into a slot of the ring's table, and STATX, which cannot name
-// such a file, goes by path. Somebody who can rename files within the root can make the two disagree; then a
-// length is wrong (and the connection is reset when the file turns out shorter), but what is read is always
-// the file that OPENAT2 has vetted.
+// such a file, goes by path. Somebody who renames files at that very moment can make the two disagree: then,
+// until the next look a second later, a length is wrong, and a connection is reset if the file is shorter.
+// What is read is always the file that OPENAT2 has vetted.
 #pragma once
 
 #include <linux/openat2.h>
@@ -37,7 +39,6 @@
 #include <string_view>
 #include <unordered_map>
 
-#include "servers/common/counters.hpp"
 #include "servers/common/file_facts.hpp"
 #include "servers/common/intrusive_list.hpp"
 #include "servers/common_ring/operations.hpp"
@@ -55,7 +56,7 @@ struct FileWaiter {
 struct File {
   enum class State : std::uint8_t { opening, looking, open, failed, closing };
 
-  explicit File(std::string_view name) : path(name) {}
+  File(std::string_view name, Time now) : path(name), asked_at(now) {}
 
   /// Whether an answer can be given: from the file, or from `error`.
   bool settled() const noexcept { return state == State::open || state == State::failed; }
@@ -72,7 +73,8 @@ struct File {
   std::uint32_t references = 0;
   std::uint32_t tries = 0;
   common::FileFacts facts{};
-  Time looked_at{};
+  std::optional<common::FileFacts> unusable{};  // the facts of a predecessor that could not be read
+  Time asked_at;                                // what is known of it is not older than this
   FileWaiter* first_waiter = nullptr;
   FileWaiter* last_waiter = nullptr;
   common::Link<File> idle{};
@@ -101,19 +103,15 @@ class FileCache {
 
   void release(File& file);
 
-  /// A read came up short: looks at the file at once. Follow it by wait().
-  void look_again(File& file);
+  /// What is known of `file` is not true any more: the next get() opens its path anew.
+  void expire(File& file);
 
   /// A read failed with `error` (EIO): every request is answered with it until the file changes.
   static void mark_unusable(File& file, int error) noexcept { file.error = error; }
 
-  struct Settled {
-    File* file = nullptr;           // null: nothing to do
-    FileWaiter* waiters = nullptr;  // in order, each with one of the file's references
-  };
-  /// A completion of kind open_file, look_at_file or close_file. The waiters' file may be another one than
-  /// they waited for: the one that is at the path now.
-  Settled completed(Kind kind, File& file, int result, Time now);
+  /// A completion of kind open_file, look_at_file or close_file. Returns those who waited for the file, in
+  /// order, each with one of its references; null: there is nothing to do.
+  FileWaiter* completed(Kind kind, File& file, int result);
 
   /// Closes a file that nobody uses, the longest idle one; false: there is none.
   bool close_one();
@@ -125,22 +123,25 @@ class FileCache {
   std::size_t open_files() const noexcept { return files_.size(); }
   std::size_t idle_files() const noexcept { return idle_.size(); }
 
+  /// Direct system calls.
+  std::uint64_t syscalls() const noexcept { return syscalls_; }
+
  private:
-  File& add(std::string_view path);
+  File& add(std::string_view path, Time now);
   void start_open(File& file);
-  void start_look(File& file, bool by_path);
+  void start_look(File& file);
   void start_close(File& file);
+  void close(File& file);
   void forget(File& file);
   void trim();
-  Settled opened(File& file, int result);
-  Settled open_failed(File& file, int error);
-  Settled looked(File& file, int result, Time now);
-  Settled looked_again(File& file, int result, Time now);
-  Settled replaced(File& file);
-  Settled settle(File& file, File::State state, int error);
-  void closed(File& file);
+  FileWaiter* opened(File& file, int result);
+  FileWaiter* open_failed(File& file, int error);
+  FileWaiter* looked(File& file, int result);
+  static FileWaiter* settle(File& file, File::State state, int error) noexcept;
+  void closed(File& file, int result);
   void give_slot_back(File& file) noexcept;
-  bool accept_facts(File& file);
+  int examine(File& file);
+  void say_buffered(const File& file);
 
   Operations& operations_;
   Options options_;
@@ -151,6 +152,7 @@ class FileCache {
   common::List<File, &File::idle> idle_{};
   common::List<File, &File::line> line_{};  // those that found no descriptor
   std::size_t closing_ = 0;
+  std::uint64_t syscalls_ = 0;
   bool said_buffered_ = false;
 };
 

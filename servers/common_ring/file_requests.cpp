@@ -37,6 +37,7 @@ void FileServer::begin_job(Connection& connection, const common::Request& reques
   free_jobs_.pop_back();
   job.connection = &connection;
   job.request = request;
+  job.request.text = {};  // lives until the next request is parsed, and no longer
   (connection.last != nullptr ? connection.last->next : connection.first) = &job;
   connection.last = &job;
   ++connection.jobs;
@@ -48,14 +49,19 @@ void FileServer::begin_job(Connection& connection, const common::Request& reques
     job.echo.assign(head.text()).append(request.text);
     return answer(job, head);
   }
-  File& file = files_.get(request.text, now_);
+  look_up(job, request.text);
+}
+
+// Finds the file, now or when it is open.
+void FileServer::look_up(Job& job, std::string_view path) {
+  File& file = files_.get(path, now_);
   if (file.settled()) {
     job.file = &file;
     return answer_from_file(job);
   }
   FileCache::wait(file, job);
   job.waiting = true;
-  ++connection.pending;
+  ++job.connection->pending;
 }
 
 void FileServer::answer_from_file(Job& job) {
@@ -80,12 +86,12 @@ void FileServer::answer(Job& job, const common::Answer& answer) {
 
 // A file is open, or looked at, or closed: those who waited for it go on.
 void FileServer::on_file(Kind kind, File& file, int result) {
-  const FileCache::Settled settled = files_.completed(kind, file, result, now_);
-  if (kind == Kind::close_file) descriptor_is_free();
-  for (FileWaiter* next = settled.waiters; next != nullptr;) {
+  FileWaiter* next = files_.completed(kind, file, result);
+  if (kind == Kind::close_file) return descriptor_is_free();
+  while (next != nullptr) {
     Job& job = static_cast<Job&>(*std::exchange(next, next->next_waiter));
     Connection& connection = *job.connection;
-    job.file = settled.file;
+    job.file = &file;
     job.waiting = false;
     --connection.pending;
     if (job.abandoned) {
@@ -113,7 +119,7 @@ void FileServer::advance(Connection& connection) {
 // Gives every request of the connection its next chunks, as far as there are buffers. The first chunk of the
 // first request must have one: for it the connection stands in line. All others are a matter of speed.
 void FileServer::read_ahead(Connection& connection) {
-  if (connection.stalled || connection.preempted || connection.line.linked) return;
+  if (connection.stalled || connection.preempted || line_.contains(connection)) return;
   for (Job* job = connection.first; job != nullptr; job = job->next) {
     if (!job->answered || job->trouble != 0) continue;
     while (job->read_at < job->read_end && job->chunk_count < job->chunks.size()) {
@@ -146,8 +152,9 @@ void FileServer::serve_line() {
   }
 }
 
-// Somebody waits, and all buffers are taken: those of the sends that are blocked longest come back. The
-// kernel cancels a blocked send without loss; its completion says how much is out.
+// Somebody waits, and all buffers are taken: those of the sends that are in flight longest come back. The
+// kernel cancels a blocked send without loss; its completion says how much is out. (A send of a head alone
+// has no buffer to give, and goes on after its detour.)
 void FileServer::preempt_stalled() {
   std::size_t wanted = line_.size();
   for (Connection* connection = sends_.first(); connection != nullptr && wanted > 0;
@@ -174,7 +181,9 @@ void FileServer::read_chunk(Job& job, uring::Buffer buffer) {
   chunk.size = range.length;
   chunk.wanted = wanted;
   chunk.filled = 0;
-  chunk.at = chunk.end = nullptr;
+  chunk.at = nullptr;
+  chunk.end = nullptr;
+  chunk.again = false;
   job.read_at += wanted;
   ++job.connection->reads;
   start_read(chunk);
@@ -188,34 +197,35 @@ void FileServer::start_read(Chunk& chunk) {
     chunk.buffer.prepare_read(sqe, fd, chunk.filled, chunk.size - chunk.filled, chunk.offset + chunk.filled,
                               token);
     if (file.slot) uring::prep::fixed_file(sqe);
+    if (chunk.again) uring::prep::force_async(sqe);
   });
 }
 
 void FileServer::on_read(Chunk& chunk, int result) {
+  Connection& connection = *chunk.job->connection;
+  --connection.pending;
+  if (chunk.job->abandoned || !take_in(chunk, result)) end_read(chunk);
+  close_when_quiet(connection);
+}
+
+// Nothing more is read into this chunk.
+void FileServer::end_read(Chunk& chunk) {
   Job& job = *chunk.job;
   Connection& connection = *job.connection;
-  --connection.pending;
-  if (!job.abandoned && take_in(chunk, result)) return;  // not all is there; the rest is being read
   --connection.reads;
   if (job.abandoned) {
     chunk.state = Chunk::State::none;
     chunk.buffer.give_back();
     if (!job.is_reading()) retire(job);
-    return close_when_quiet(connection);
-  }
-  if (job.trouble == 0) {
+  } else if (job.trouble == 0) {
     make_ready(chunk);
   } else {
     chunk.state = Chunk::State::ready;  // and empty: it is dropped with the others
     if (!job.is_reading()) settle_trouble(job);
   }
-  if (connection.stalled) {
-    if (connection.reads == 0) give_buffers_back(connection);
-    go_on_if_writable(connection);
-  } else {
-    advance(connection);
-  }
-  close_when_quiet(connection);
+  if (!connection.stalled) return advance(connection);
+  if (connection.reads == 0) give_buffers_back(connection);
+  go_on_if_writable(connection);
 }
 
 // Takes in what a read brought. True: it was not all, and the rest is on its way. A short read is no end:
@@ -223,9 +233,13 @@ void FileServer::on_read(Chunk& chunk, int result) {
 bool FileServer::take_in(Chunk& chunk, int result) {
   Job& job = *chunk.job;
   if (result < 0) {
-    if (common::classify(-result) == common::ErrorClass::transient) return start_read(chunk), true;
-    job.trouble = -result;
-    return false;
+    if (common::classify(-result) != common::ErrorClass::transient) {
+      job.trouble = -result;
+      return false;
+    }
+    chunk.again = true;  // on a worker thread, or it would say the same for ever
+    start_read(chunk);
+    return true;
   }
   const std::uint32_t filled = chunk.filled + static_cast<std::uint32_t>(result);
   if (filled >= chunk.skip + chunk.wanted) return false;
@@ -258,20 +272,20 @@ void FileServer::settle_trouble(Job& job) {
   const int trouble = std::exchange(job.trouble, 0);
   if (common::classify(trouble) == common::ErrorClass::fatal) FileCache::mark_unusable(*job.file, trouble);
   const bool is_short = trouble == came_up_short;
-  if (job.begun || (is_short && job.looked_again)) {
+  if (job.begun || job.in_send || (is_short && job.opened_anew)) {
     // Bytes were promised that do not exist. To send others would be a lie; a reset is not.
     ++counters_.errors;
     return begin_close(*job.connection, true);
   }
   drop_chunks(job);
   if (!is_short) return answer(job, common::answer_error(job.request, trouble));
-  // Nothing is promised yet: what is known of the file is up to a second old, so look again.
-  job.looked_again = true;
+  // Nothing is promised yet, and what is known of the file is up to a second old: open it anew.
+  job.opened_anew = true;
   job.answered = false;
-  files_.look_again(*job.file);
-  FileCache::wait(*std::exchange(job.file, nullptr), job);
-  job.waiting = true;
-  ++job.connection->pending;
+  File& shorter = *std::exchange(job.file, nullptr);
+  files_.expire(shorter);
+  look_up(job, shorter.path);
+  files_.release(shorter);
 }
 
 // ---- Sending -----------------------------------------------------------------------------------------------
@@ -311,7 +325,7 @@ bool FileServer::gather_job(Connection& connection, Job& job, unsigned& count) {
   if (!job.answered || job.trouble != 0) return false;
   const auto add = [&](void* base, std::size_t bytes) {
     connection.pieces[count++] = {.iov_base = base, .iov_len = bytes};
-    job.begun = true;
+    job.in_send = true;
   };
   if (job.unsent_head > 0) {
     if (job.has_contents()) return false;  // it goes out in front of them
@@ -335,11 +349,11 @@ void FileServer::on_sent(Connection& connection, int result) {
     counters_.bytes_out += static_cast<std::uint64_t>(result);
     connection.last_active = now_;
   }
-  // What was abandoned while it was being sent is free now.
-  if (connection.state == Connection::State::closing) return abandon_after(connection, nullptr);
-  if (result < 0 && common::classify(-result) != common::ErrorClass::transient) return fail(connection);
   const std::size_t sent = result > 0 ? static_cast<std::size_t>(result) : 0;
   mark_sent(connection, sent);
+  // What was to be abandoned while it was being sent is free now.
+  if (connection.state == Connection::State::closing) return abandon_after(connection, nullptr);
+  if (result < 0 && common::classify(-result) != common::ErrorClass::transient) return fail(connection);
   if (preempted && sent < connection.send_size) return stall(connection);
   take_requests(connection);
   advance(connection);
@@ -352,6 +366,7 @@ void FileServer::mark_sent(Connection& connection, std::size_t bytes) {
     const std::size_t of_head = std::min<std::size_t>(bytes, job.has_contents() ? 0 : job.unsent_head);
     job.unsent_head -= static_cast<std::uint32_t>(of_head);
     bytes -= of_head;
+    job.begun = true;
     while (bytes > 0 && job.chunk_count > 0) {
       Chunk& chunk = job.chunk(0);
       const std::size_t of_chunk = std::min(bytes, static_cast<std::size_t>(chunk.end - chunk.at));
@@ -359,13 +374,14 @@ void FileServer::mark_sent(Connection& connection, std::size_t bytes) {
       bytes -= of_chunk;
       if (chunk.at == chunk.end) pop_chunk(job);
     }
-    if (!job.finished()) return;
+    if (!job.finished()) break;
     ++counters_.requests;
     connection.first = job.next;
     if (connection.first == nullptr) connection.last = nullptr;
     --connection.jobs;
     retire(job);
   }
+  for (Job* job = connection.first; job != nullptr; job = job->next) job->in_send = false;
 }
 
 // ---- A reader that does not read ---------------------------------------------------------------------------
@@ -424,7 +440,9 @@ void FileServer::abandon_after(Connection& connection, Job* last_wanted) {
     --connection.jobs;
     job.abandoned = true;
     for (Chunk& chunk : job.chunks) {
-      if (chunk.state == Chunk::State::ready) chunk.buffer.give_back();
+      if (chunk.state != Chunk::State::ready) continue;
+      chunk.state = Chunk::State::none;
+      chunk.buffer.give_back();
     }
     if (!job.is_reading() && !job.waiting) retire(job);
   }

@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <span>
+#include <utility>
 
 #include "servers/common/error_class.hpp"
 #include "uring/prep_files.hpp"
@@ -36,24 +38,28 @@ int FileServer::run() {
   acceptor_.arm();
   read_signal();
   while (stop_.serving() || !connections_.empty()) {
-    clock_was_read_ = false;
-    const int result = loop_.run_once([&](const io_uring_cqe& cqe) { on_cqe(cqe); }, wait_time());
-    if (result < 0) return result;
-    if (!clock_was_read_) now_ = Clock::now();
-    operations_.fail_refused([this](Kind kind, const Operation& operation, int error, std::uint32_t flags) {
-      dispatch(kind, operation, error, flags);
-    });
+    if (const int result = turn(wait_time()); result < 0) return result;
     keep_house();
   }
   return end();
 }
 
-void FileServer::on_cqe(const io_uring_cqe& cqe) {
-  // One look at the clock a turn, after the wait: all that follows happens "now".
-  if (!std::exchange(clock_was_read_, true)) now_ = Clock::now();
-  operations_.complete(cqe, [this](Kind kind, const Operation& operation, int result, std::uint32_t flags) {
+int FileServer::turn(std::chrono::nanoseconds time) {
+  const auto handler = [this](Kind kind, const Operation& operation, int result, std::uint32_t flags) {
     dispatch(kind, operation, result, flags);
-  });
+  };
+  clock_was_read_ = false;
+  const int result = loop_.run_once(
+      [&](const io_uring_cqe& cqe) {
+        // One look at the clock a turn, after the wait: all that follows happens "now".
+        if (!std::exchange(clock_was_read_, true)) now_ = Clock::now();
+        operations_.complete(cqe, handler);
+      },
+      operations_.some_are_refused() ? std::chrono::nanoseconds::zero() : time);
+  if (result < 0) return result;
+  if (!clock_was_read_) now_ = Clock::now();
+  operations_.fail_refused(handler);
+  return 0;
 }
 
 // The connections are gone. The signal's read is given up, idle files are closed, and then nothing is in
@@ -63,8 +69,7 @@ int FileServer::end() {
   if (signal_read_) operations_.cancel(*signal_read_, nullptr);
   ended_ = true;
   while (operations_.size() > 0) {
-    const int result = loop_.run_once([&](const io_uring_cqe& cqe) { on_cqe(cqe); });
-    if (result < 0) return result;
+    if (const int result = turn(uring::forever); result < 0) return result;
   }
   return failure_;
 }
@@ -96,7 +101,10 @@ void FileServer::dispatch_connection(Kind kind, Connection& connection, int resu
       on_writable(connection, result);
       break;
     case Kind::close:
-      if (result == -ENOMEM) ::close(connection.fd);  // it got no SQE, so it was not even tried
+      if (result == -ENOMEM) {  // it got no SQE, so it was not even tried
+        ++counters_.syscalls;
+        ::close(connection.fd);
+      }
       return on_closed(connection);
     default:
       break;  // a cancellation: what it was for reports on its own
@@ -152,10 +160,8 @@ void FileServer::on_accept(int result, std::uint32_t flags) {
   if (stop_.serving() && !accept_again_at_) acceptor_.arm();
 }
 
-// The kernel takes a descriptor before it looks for a client, so this happens when the last one was handed
-// out and not when the next client comes. A file that nobody reads is closed first, which nobody will
-// notice; then the connection that was idle longest. The close arms the accept again, and so does the clock,
-// in case there was neither.
+// A file that nobody reads is closed first, which nobody will notice; then the connection that was idle
+// longest. The close arms the accept again, and so does the clock, in case there was neither.
 void FileServer::short_of_descriptors() {
   accept_again_at_ = now_ + accept_again_after;
   if (files_.close_one()) return;
@@ -171,8 +177,8 @@ void FileServer::descriptor_is_free() {
 void FileServer::add_connection(int fd) {
   if (!stop_.serving() || connections_.size() >= options_.server.max_connections) {
     ++counters_.refused;
-    operations_.start(Kind::close, {},
-                      [&](io_uring_sqe& sqe, Token token) { uring::prep::close(sqe, fd, token); });
+    ++counters_.syscalls;
+    ::close(fd);  // nothing is in flight on it
     return;
   }
   ++counters_.accepted;
@@ -190,14 +196,18 @@ void FileServer::receive(Connection& connection) {
   connection.receiving = start(Kind::receive, connection, [&](io_uring_sqe& sqe, Token token) {
     uring::prep::recv(sqe, connection.fd, connection.input.get(), input_bytes, 0, token);
     // Nothing was left when we looked last, so do not try at once, wait.
-    if (poll_first_ && !connection.more_waits) sqe.ioprio |= IORING_RECVSEND_POLL_FIRST;
+    connection.polled_first = poll_first_ && !connection.more_waits;
+    if (connection.polled_first) sqe.ioprio |= IORING_RECVSEND_POLL_FIRST;
   });
 }
 
 void FileServer::on_received(Connection& connection, int result, std::uint32_t flags) {
   connection.receiving.reset();
   if (connection.state == Connection::State::closing) return;
-  if (result == -EINVAL && std::exchange(poll_first_, false)) return receive(connection);  // before 5.19
+  if (result == -EINVAL && connection.polled_first) {  // before 5.19
+    poll_first_ = false;
+    return receive(connection);
+  }
   if (result < 0) return fail(connection);
   counters_.bytes_in += static_cast<std::uint64_t>(result);
   connection.last_active = now_;
@@ -324,7 +334,8 @@ void FileServer::on_signal(int result) {
       print_tables();
     } else {
       stop_.stop(now_);
-      stop_.state() == common::StopProtocol::State::finishing ? begin_stop() : reset_all();
+      if (stop_.state() == common::StopProtocol::State::finishing) begin_stop();
+      if (stop_.state() == common::StopProtocol::State::ending) reset_all();
     }
   }
   if (!ended_) read_signal();
@@ -332,6 +343,7 @@ void FileServer::on_signal(int result) {
 
 // No more clients, and no more requests: idle connections close, the others get five seconds.
 void FileServer::begin_stop() {
+  accept_again_at_.reset();
   acceptor_.stop();
   if (!acceptor_.armed()) listener_.close();
   for (auto next = connections_.begin(); next != connections_.end();) {
@@ -386,7 +398,8 @@ common::Counters FileServer::counters() const {
   counters.enters = ring.io_enter_calls;
   counters.short_submits = ring.short_submits;
   counters.overflows = ring.overflows;
-  counters.syscalls += ring.io_enter_calls;
+  counters.rearms = acceptor_.rearms();
+  counters.syscalls += ring.io_enter_calls + files_.syscalls();
   counters.buffers_in_use_max = pool_.in_use_max();
   return counters;
 }

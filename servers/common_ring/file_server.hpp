@@ -10,12 +10,12 @@
 //   file_server.cpp     clients come and go: accept, receive, close, linger, signals, the end
 //   file_requests.cpp   one request: answer, read, send; who gets a buffer
 //
-// Memory is bounded whatever clients do: 2 KiB and at most 16 Jobs for each connection, and the pool. A
-// request that finds no free buffer stands in line, by connection, in order of arrival. A reader that does
-// not read would keep its buffer for ever; so when there is a line, a send that has been blocked for 10 ms
-// is cancelled (which is lossless: the kernel says how many bytes went out), its buffers go to the first in
-// line, and the rest is read again when the socket takes more. Nobody starves, and nothing is read twice as
-// long as there are buffers for all.
+// Memory is bounded whatever clients do: the pool, and for each connection 2 KiB, half a request, and at most
+// 16 Jobs. A request that finds no free buffer stands in line, by connection, in order of arrival. A reader
+// that does not read would keep its buffer for ever; so when there is a line, a send that has been in flight
+// for 10 ms is cancelled (which is lossless: the kernel says how many bytes went out), its buffers go to the
+// first in line, and the rest is read again when the socket takes more. Nobody starves, and nothing is read
+// twice as long as there are buffers for all.
 #pragma once
 
 #include <chrono>
@@ -37,7 +37,7 @@
 
 namespace common_ring {
 
-/// How long a send may be blocked while others wait for a buffer.
+/// How long a send may be in flight while others wait for a buffer.
 inline constexpr std::chrono::milliseconds patience_with_readers{10};
 
 /// When to try to accept again if nothing was closed meanwhile: others may have returned descriptors.
@@ -63,15 +63,16 @@ class FileServer {
   /// listener failed for good.
   int run();
 
-  /// What was counted, `leaks` included; after run() says on stderr what leaked.
+  /// What was counted so far; `leaks` is 0.
   common::Counters counters() const;
+  /// After run(): what is still held, which is said on stderr.
   std::uint64_t count_leaks() const;
 
  private:
   using Clock = std::chrono::steady_clock;
 
   // ---- file_server.cpp
-  void on_cqe(const io_uring_cqe& cqe);
+  int turn(std::chrono::nanoseconds time);
   void dispatch(Kind kind, const Operation& operation, int result, std::uint32_t flags);
   void dispatch_connection(Kind kind, Connection& connection, int result, std::uint32_t flags);
   void keep_house();
@@ -108,6 +109,7 @@ class FileServer {
   // ---- file_requests.cpp
   void begin_job(Connection& connection, const common::Request& request);
   void answer(Job& job, const common::Answer& answer);
+  void look_up(Job& job, std::string_view path);
   void answer_from_file(Job& job);
   void on_file(Kind kind, File& file, int result);
   void advance(Connection& connection);
@@ -118,6 +120,7 @@ class FileServer {
   void read_chunk(Job& job, uring::Buffer buffer);
   void start_read(Chunk& chunk);
   void on_read(Chunk& chunk, int result);
+  void end_read(Chunk& chunk);
   bool take_in(Chunk& chunk, int result);
   static void make_ready(Chunk& chunk);
   void settle_trouble(Job& job);

@@ -12,8 +12,9 @@
 // It is also the leak check at exit.
 //
 // When the kernel has no memory for another request, there is no SQE. The operation then fails with ENOMEM
-// like any other failure, by way of a completion of our own making at the end of the turn: whoever started it
-// need not know the difference.
+// like any other failure, by way of a completion of our own making in a later turn: whoever started it need
+// not know the difference. Two kinds must not fail for such a reason. A cancellation is tried until it has
+// been heard; and who closes a descriptor looks for -ENOMEM.
 #pragma once
 
 #include <cstdint>
@@ -50,6 +51,7 @@ struct Operation {
   Connection* connection = nullptr;
   Chunk* chunk = nullptr;
   File* file = nullptr;
+  uring::Token target{};  // of a cancellation
 };
 
 class Operations {
@@ -70,7 +72,7 @@ class Operations {
 
   /// Gives up `target`: its own completion comes as well, with -ECANCELED or as if nothing had happened.
   void cancel(uring::Token target, Connection* connection) {
-    start(Kind::cancel, {.connection = connection},
+    start(Kind::cancel, {.connection = connection, .target = target},
           [&](io_uring_sqe& sqe, uring::Token token) { uring::prep::async_cancel(sqe, target, token); });
   }
 
@@ -89,16 +91,23 @@ class Operations {
     dispatch(static_cast<Kind>(token.kind()), operation, cqe.res, cqe.flags);
   }
 
-  /// The operations that got no SQE, each as a failure with -ENOMEM. At the end of a turn.
+  /// The operations that got no SQE, each as a failure with -ENOMEM. Once a turn; what they start may be
+  /// refused as well, so do not wait while some are.
   template <class Dispatch>
   void fail_refused(Dispatch&& dispatch) {
     for (const uring::Token token : std::exchange(refused_, {})) {
-      io_uring_cqe failure{};
-      failure.user_data = token.bits;
-      failure.res = -ENOMEM;
-      complete(failure, dispatch);
+      const Operation* const found = in_flight_.find(token);
+      if (found == nullptr) continue;  // cannot be: it has had no other completion
+      const Operation operation = *found;
+      in_flight_.finish(token);
+      if (static_cast<Kind>(token.kind()) == Kind::cancel) {
+        cancel(operation.target, operation.connection);
+      } else {
+        dispatch(static_cast<Kind>(token.kind()), operation, -ENOMEM, 0);
+      }
     }
   }
+  bool some_are_refused() const noexcept { return !refused_.empty(); }
 
   std::size_t size() const noexcept { return in_flight_.size(); }
   /// Completions of operations that are not in the table. There should be none: every operation is awaited.

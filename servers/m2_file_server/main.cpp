@@ -9,8 +9,10 @@
 //
 // What follows one request is in servers/common_ring: file_server.hpp first.
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
 #include <optional>
 #include <string>
@@ -37,6 +39,8 @@ constexpr const char* program = "m2_file_server";
 constexpr unsigned sq_entries = 1024;
 /// Completions wait here until the loop comes round. Too few is no loss, only slower (NODROP).
 constexpr unsigned cq_entries = 8192;
+/// The kernel's limit on its table of files.
+constexpr std::uint64_t most_slots = std::uint64_t{1} << 20;
 
 enum class Io : std::uint8_t { read, fixed };
 enum class Files : std::uint8_t { normal, direct };
@@ -70,70 +74,92 @@ bool parse(int argc, char** argv, Options& options) {
 void register_buffers(uring::BufferPool& pool, const uring::Ring& ring) {
   const int result = pool.register_with(ring);
   if (result >= 0) return;
-  const std::size_t kilobytes = pool.capacity() * (pool.headroom() + pool.buffer_size()) / 1024;
+  std::fprintf(stderr, "%s: the buffers are not registered (%s): plain READ instead of READ_FIXED.\n",
+               program, common::errno_text(-result).c_str());
+  if (result != -ENOMEM) return;
   std::fprintf(stderr,
-               "%s: the buffers are not registered (%s): plain READ instead of READ_FIXED.\n"
                "  They are %zu KiB of locked memory; `ulimit -l` is the limit in KiB, and --buffers and "
                "--buffer-size say how much is asked for.\n",
-               program, common::errno_text(-result).c_str(), kilobytes);
+               pool.capacity() * (pool.headroom() + pool.buffer_size()) / 1024);
 }
 
-/// A slot for each file that may be open: idle in the cache, or in use by a connection.
-std::uint32_t slots_for(const common_ring::FileServer::Options& options, std::uint64_t descriptors) {
-  const std::uint64_t wanted = std::uint64_t{options.files.open_files} + options.server.max_connections;
-  return static_cast<std::uint32_t>(std::min({wanted, descriptors, std::uint64_t{1} << 15}));
+/// The ring's own table of files, or none. Every file that can be in use at a time gets a slot, as far as the
+/// limit of descriptors allows: the kernel wants the table to be below it.
+std::optional<uring::DirectFiles> make_slots(const Options& options, const uring::Ring& ring) {
+  if (options.files == Files::normal) return std::nullopt;
+  if ((ring.features() & IORING_FEAT_CQE_SKIP) == 0) {  // 5.17; direct descriptors came in 5.15
+    std::fprintf(stderr, "%s: this kernel is too old for direct descriptors: ordinary ones instead\n",
+                 program);
+    return std::nullopt;
+  }
+  const common_ring::FileServer::Options& server = options.server;
+  const std::uint64_t in_use = std::uint64_t{server.server.max_connections} * common_ring::max_jobs;
+  const std::uint64_t slots = std::min(in_use + server.files.open_files, common::raise_descriptor_limit(0));
+  std::optional<uring::DirectFiles> table(std::in_place);
+  const int result = table->register_with(ring, static_cast<std::uint32_t>(std::min(slots, most_slots)));
+  if (result < 0) {
+    throw common::StartError(common::exit_failed,
+                             "cannot register a table of direct descriptors: " + common::errno_text(-result));
+  }
+  return table;
+}
+
+/// A descriptor for each connection and each open file; a few are ours.
+void raise_limit(const common_ring::FileServer::Options& options) {
+  const std::uint64_t wanted = std::uint64_t{options.server.max_connections} + options.files.open_files + 64;
+  const std::uint64_t limit = common::raise_descriptor_limit(wanted);
+  if (limit >= wanted) return;
+  std::fprintf(stderr,
+               "%s: %llu descriptors are allowed, %llu would be needed for all of --max-connections and "
+               "--open-files (ulimit -Hn)\n",
+               program, static_cast<unsigned long long>(limit), static_cast<unsigned long long>(wanted));
+}
+
+/// The last line on stdout, and the exit code.
+int report(common::Counters counters, std::uint64_t descriptors_before, int result) {
+  const std::uint64_t descriptors = common::open_descriptors();
+  if (descriptors > descriptors_before) {
+    std::fprintf(stderr, "leaked: %llu descriptors\n",
+                 static_cast<unsigned long long>(descriptors - descriptors_before));
+    counters.leaks += descriptors - descriptors_before;
+  }
+  common::print_counters(counters);
+  if (result < 0) {
+    std::fprintf(stderr, "%s: stopped by %s\n", program, common::errno_text(-result).c_str());
+  }
+  return result == 0 && counters.leaks == 0 ? common::exit_clean : common::exit_failed;
 }
 
 int serve(const Options& options) {
   const common::ServerOptions& server = options.server.server;
   const common::FileOptions& files = options.server.files;
-
-  const std::uint64_t descriptors_before = common::open_descriptors();
-  const std::uint64_t descriptors =
-      common::raise_descriptor_limit(std::uint64_t{server.max_connections} + files.open_files + 64);
+  raise_limit(options.server);
   const common::Descriptor signals = common::open_signals(/*nonblocking=*/false);
   const common::Descriptor root = common::open_root(server.root);
+  const std::uint64_t descriptors_before = common::open_descriptors();
   std::optional<common::Listener> listener(common::listen_on(server, /*nonblocking=*/false));
 
   // The pool stands before the ring, and so dies after it: the kernel holds its pages until the ring is gone.
-  std::optional<uring::BufferPool> pool(std::in_place, files.buffers, files.buffer_size,
-                                        common_ring::buffer_headroom);
+  uring::BufferPool pool(files.buffers, files.buffer_size, common_ring::buffer_headroom);
   std::optional<uring::Ring> ring(std::in_place,
                                   uring::RingOptions{.entries = sq_entries, .cq_entries = cq_entries});
-  if (options.io == Io::fixed) register_buffers(*pool, *ring);
-  std::optional<uring::DirectFiles> slots;
-  if (options.files == Files::direct) {
-    slots.emplace();
-    if (const int result = slots->register_with(*ring, slots_for(options.server, descriptors)); result < 0) {
-      throw common::StartError(common::exit_failed, "cannot register a table of direct descriptors: " +
-                                                        common::errno_text(-result));
-    }
-  }
+  if (options.io == Io::fixed) register_buffers(pool, *ring);
+  std::optional<uring::DirectFiles> slots = make_slots(options, *ring);
 
   uring::Loop loop(*ring);
-  common_ring::FileServer file_server(loop, *pool, slots ? &*slots : nullptr, *listener, root.get(),
+  common_ring::FileServer file_server(loop, pool, slots ? &*slots : nullptr, *listener, root.get(),
                                       signals.get(), options.server);
   listener->announce();
   const int result = file_server.run();
 
   common::Counters counters = file_server.counters();
   counters.leaks = file_server.count_leaks();
+  // If the ring failed, operations are still in flight, and only the end of the process ends them before the
+  // memory that they write to.
+  if (result < 0 && counters.leaks > 0) std::_Exit(report(counters, descriptors_before, result));
   listener.reset();
   ring.reset();
-  // What we opened here is still ours: the folder and the signals.
-  const std::uint64_t descriptors_now = common::open_descriptors();
-  const std::uint64_t expected = descriptors_before + 2;
-  if (descriptors_now > expected) {
-    std::fprintf(stderr, "leaked: %llu descriptors\n",
-                 static_cast<unsigned long long>(descriptors_now - expected));
-    counters.leaks += descriptors_now - expected;
-  }
-  common::print_counters(counters);
-  if (result < 0) {
-    std::fprintf(stderr, "%s: stopped by %s\n", program, common::errno_text(-result).c_str());
-    return common::exit_failed;
-  }
-  return counters.leaks == 0 ? common::exit_clean : common::exit_failed;
+  return report(counters, descriptors_before, result);
 }
 
 }  // namespace
