@@ -78,7 +78,9 @@ COMMON := $(wildcard servers/common/*.cpp)
 COMMON_RING := $(wildcard servers/common_ring/*.cpp)
 MILESTONES := $(patsubst servers/%/main.cpp,%,$(wildcard servers/*/main.cpp))
 TWINS := $(patsubst baseline_epoll/%/main.cpp,%,$(wildcard baseline_epoll/*/main.cpp))
-PROGRAMS := $(MILESTONES) $(TWINS:%=epoll_%)
+# A twin is called epoll_<folder>; a synchronous baseline (sync_<what>) like its folder.
+twin_program = $(patsubst epoll_sync_%,sync_%,$(1:%=epoll_%))
+PROGRAMS := $(MILESTONES) $(call twin_program,$(TWINS))
 
 TEST_SUPPORT := $(wildcard tests/support/*.cpp)
 tests_asan := $(wildcard $(addprefix tests/,$(addsuffix /*.cpp,unit mock kernel integration)))
@@ -116,7 +118,7 @@ $(foreach mode,release asan,\
   $(foreach name,$(MILESTONES),\
     $(eval $(call binary,$(mode),$(name),$(wildcard servers/$(name)/*.cpp) $(COMMON) $(COMMON_RING))))\
   $(foreach name,$(TWINS),\
-    $(eval $(call binary,$(mode),epoll_$(name),$(wildcard baseline_epoll/$(name)/*.cpp) $(COMMON)))))
+    $(eval $(call binary,$(mode),$(call twin_program,$(name)),$(wildcard baseline_epoll/$(name)/*.cpp) $(COMMON)))))
 $(foreach mode,asan tsan fast,\
   $(eval $(call binary,$(mode),run_tests,$(tests_$(mode)) $(TEST_SUPPORT) $(COMMON) $(COMMON_RING))))
 
@@ -134,7 +136,7 @@ everything: $(call objects,fast,$(filter tests/unit/% tests/mock/% tests/kernel/
 # ---- Reading it for the first time -------------------------------------------------------------------------------
 
 .PHONY: tour
-tour:  ## build, then see Milestone 1 at work: make tour FILE=some/file/of/yours
+tour:  ## build, then see the milestones at work: make tour FILE=some/file/of/yours
 	@CXX='$(CXX)' tests/support/deps.sh tour
 	@$(MAKE) all
 	@BIN='$(B)' tests/support/tour.sh
