@@ -40,6 +40,15 @@ namespace tests {
 /// How a conversation ended: not yet; the server's FIN; a reset; nothing came for too long.
 enum class End { open, fin, reset, timeout };
 
+/// The call again when a signal ended it. (Not only signals do: a ring that was closed on this thread interrupts it
+/// once more, some milliseconds later; see docs/kernel-facts.md.)
+template <class Call>
+auto again_after_signal(Call call) {
+  auto result = call();
+  while (result < 0 && errno == EINTR) result = call();
+  return result;
+}
+
 class Client {
  public:
   /// Connects to "127.0.0.1:1234", "[::1]:1234" or "unix:/path". Throws std::system_error with connect's errno.
@@ -67,7 +76,8 @@ class Client {
   /// False: the server has closed or reset.
   bool send_all(std::string_view bytes) const {
     while (!bytes.empty()) {
-      const ::ssize_t n = ::send(fd_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL);
+      const ::ssize_t n =
+          again_after_signal([&] { return ::send(fd_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL); });
       if (n <= 0) return false;
       bytes.remove_prefix(static_cast<std::size_t>(n));
     }
@@ -84,7 +94,10 @@ class Client {
         continue;
       }
       ::pollfd ready{.fd = fd_.get(), .events = POLLOUT, .revents = 0};
-      if (errno != EAGAIN || ::poll(&ready, 1, static_cast<int>(patience.count())) <= 0) break;
+      if (errno != EAGAIN ||
+          again_after_signal([&] { return ::poll(&ready, 1, static_cast<int>(patience.count())); }) <= 0) {
+        break;
+      }
     }
     return all - bytes.size();
   }
@@ -130,7 +143,8 @@ class Client {
   /// Waits until there is something to receive, the end included.
   bool has_something(std::chrono::milliseconds time = long_enough) const {
     ::pollfd ready{.fd = fd_.get(), .events = POLLIN, .revents = 0};
-    return !received_.empty() || ::poll(&ready, 1, static_cast<int>(time.count())) > 0;
+    return !received_.empty() ||
+           again_after_signal([&] { return ::poll(&ready, 1, static_cast<int>(time.count())); }) > 0;
   }
 
   End end() const noexcept { return end_; }
@@ -179,7 +193,7 @@ class Client {
 
   // 0: the end, and end_ says which.
   std::size_t receive(char* bytes, std::size_t size) {
-    const ::ssize_t n = ::recv(fd_.get(), bytes, size, 0);
+    const ::ssize_t n = again_after_signal([&] { return ::recv(fd_.get(), bytes, size, 0); });
     if (n > 0) return static_cast<std::size_t>(n);
     end_ = n == 0 ? End::fin : errno == EAGAIN ? End::timeout : End::reset;
     return 0;

@@ -1,0 +1,672 @@
+// The io_uring file server on a kernel that has bad luck in store for it: completions that come late and in another
+// order than usual, operations that an old kernel does not know, and no memory for requests.
+//
+//   client ──► FileServer ──► ring ──► Seam ──► the real kernel
+//   (test)     (its own thread)         │ holds an operation back: the kernel sees a NOP without a CQE instead
+//              CQE ◄────────────────────┘ and when the test says so, MSG_RING posts what it says as the result
+//
+// So each interleaving is one that the kernel may produce as well, and here it is produced every time.
+
+#include <doctest/doctest.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <csignal>
+#include <ctime>
+#include <filesystem>
+#include <functional>
+#include <future>
+#include <mutex>
+#include <optional>
+#include <set>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "servers/common/limits.hpp"
+#include "servers/common/listener.hpp"
+#include "servers/common/served_root.hpp"
+#include "servers/common_ring/file_server.hpp"
+#include "tests/kernel/kernel_support.hpp"
+#include "tests/support/client.hpp"
+#include "tests/support/shell.hpp"
+#include "tests/support/skip.hpp"
+#include "tests/support/sqe.hpp"
+#include "uring/direct_files.hpp"
+#include "uring/setup.hpp"
+
+namespace {
+
+using namespace std::chrono_literals;
+
+// ---- The kernel in between -------------------------------------------------------------------------------------
+
+class Seam {
+ public:
+  /// Sees each SQE before the kernel does, on the server's thread; true: hold it back.
+  using Rule = std::function<bool(io_uring_sqe& sqe)>;
+
+  Seam() = default;
+  Seam(const Seam&) = delete;
+  Seam& operator=(const Seam&) = delete;
+
+  uring::Kernel kernel() { return {setup, enter, register_, map, this}; }
+
+  void rule(Rule rule) {
+    const std::lock_guard lock(mutex_);
+    rule_ = std::move(rule);
+  }
+
+  /// Called at each enter, on the server's thread.
+  std::function<void()> at_enter{};
+
+  std::atomic<bool> refuses{false};  // calls that only submit are -EAGAIN: no memory for requests
+  std::atomic<bool> pauses{false};   // the server's thread waits before its next enter
+  std::atomic<bool> is_paused{false};
+  std::atomic<bool> broken{false};  // every call is -EBADF, so that the server ends
+  std::atomic<std::uint64_t> enters{0};
+  std::atomic<std::uint64_t> refused{0};
+
+  /// How many SQEs of this opcode there were.
+  unsigned seen(std::uint8_t opcode) const {
+    const std::lock_guard lock(mutex_);
+    return seen_[opcode];
+  }
+  /// The last of them.
+  io_uring_sqe last(std::uint8_t opcode) const {
+    const std::lock_guard lock(mutex_);
+    return last_[opcode];
+  }
+
+  /// Waits for the SQE that was the `number`th to be held back, from 0.
+  io_uring_sqe held(std::size_t number) const {
+    if (!tests::kernel::eventually([&] { return count_held() > number; })) {
+      throw std::runtime_error("the server never came to the operation that was to be held back");
+    }
+    const std::lock_guard lock(mutex_);
+    return held_[number];
+  }
+  std::size_t count_held() const {
+    const std::lock_guard lock(mutex_);
+    return held_.size();
+  }
+
+  /// Whether the server has dealt with the completion of the operation of this name.
+  bool has_handled(std::uint64_t user_data) const {
+    const std::lock_guard lock(mutex_);
+    return handled_.contains(user_data);
+  }
+
+ private:
+  static int setup(void* self, unsigned entries, io_uring_params* params) {
+    const int fd = uring::real_kernel.setup(nullptr, entries, params);
+    if (fd >= 0) static_cast<Seam*>(self)->params_ = *params;
+    return fd;
+  }
+
+  static int register_(void*, int fd, unsigned opcode, void* argument, unsigned count) {
+    return uring::real_kernel.register_(nullptr, fd, opcode, argument, count);
+  }
+
+  static int map(void* self, int fd, std::size_t bytes, std::uint64_t offset, void** address) {
+    Seam& seam = *static_cast<Seam*>(self);
+    const int result = uring::real_kernel.map(nullptr, fd, bytes, offset, address);
+    if (result < 0) return result;
+    if (offset == IORING_OFF_SQES) {
+      seam.sqes_ = static_cast<io_uring_sqe*>(*address);
+    } else {
+      auto* const rings = static_cast<std::byte*>(*address);
+      seam.words_ = uring::detail::locate_words(rings, seam.params_);
+      const void* const cqes = rings + seam.params_.cq_off.cqes;
+      seam.cqes_ = static_cast<const io_uring_cqe*>(cqes);
+    }
+    return result;
+  }
+
+  static int enter(void* self, int fd, unsigned to_submit, unsigned min_complete, unsigned flags,
+                   const uring::abi::getevents_arg* argument) {
+    return static_cast<Seam*>(self)->on_enter(fd, to_submit, min_complete, flags, argument);
+  }
+
+  int on_enter(int fd, unsigned to_submit, unsigned min_complete, unsigned flags,
+               const uring::abi::getevents_arg* argument) {
+    ++enters;
+    if (at_enter) at_enter();
+    while (pauses && !broken) {
+      is_paused = true;
+      std::this_thread::sleep_for(1ms);
+    }
+    is_paused = false;
+    if (broken) return -EBADF;
+    if (refuses && to_submit > 0 && min_complete == 0 && (flags & IORING_ENTER_GETEVENTS) == 0) {
+      ++refused;
+      return -EAGAIN;
+    }
+    look_at_sqes(to_submit);
+    const std::uint32_t before = uring::load_cq_tail(words_);
+    const int result = uring::real_kernel.enter(nullptr, fd, to_submit, min_complete, flags, argument);
+    const std::lock_guard lock(mutex_);
+    for (std::uint32_t at = before; at != uring::load_cq_tail(words_); ++at) {
+      posted_.push_back(cqes_[at & (params_.cq_entries - 1)].user_data);
+    }
+    return result;
+  }
+
+  void look_at_sqes(unsigned to_submit) {
+    const std::lock_guard lock(mutex_);
+    handled_.insert(posted_.begin(), posted_.end());  // it enters again, so it has handled those
+    posted_.clear();
+    const std::uint32_t end = uring::load_sq_head(words_) + to_submit;
+    for (; looked_at_ != end; ++looked_at_) {
+      io_uring_sqe& sqe = sqes_[looked_at_ & (params_.sq_entries - 1)];
+      ++seen_[sqe.opcode];
+      last_[sqe.opcode] = sqe;
+      if (!rule_ || !rule_(sqe)) continue;
+      held_.push_back(sqe);
+      uring::prep::fill(sqe, IORING_OP_NOP, -1, 0, 0, 0, uring::Token{sqe.user_data});
+      uring::prep::skip_success(sqe);
+    }
+  }
+
+  mutable std::mutex mutex_{};
+  Rule rule_{};
+  std::vector<io_uring_sqe> held_{};
+  std::array<unsigned, 256> seen_{};
+  std::array<io_uring_sqe, 256> last_{};
+  std::vector<std::uint64_t> posted_{};
+  std::set<std::uint64_t> handled_{};
+  std::uint32_t looked_at_ = 0;
+  io_uring_params params_{};
+  uring::SharedWords words_{};
+  io_uring_sqe* sqes_ = nullptr;
+  const io_uring_cqe* cqes_ = nullptr;
+};
+
+/// What an SQE points to.
+template <class T = void>
+T* pointer(std::uint64_t address) {
+  return reinterpret_cast<T*>(address);
+}
+
+std::string path_of(const io_uring_sqe& sqe) { return pointer<const char>(sqe.addr); }
+
+bool is_read(const io_uring_sqe& sqe) {
+  return sqe.opcode == IORING_OP_READ || sqe.opcode == IORING_OP_READ_FIXED;
+}
+
+// ---- The server on top of it -----------------------------------------------------------------------------------
+
+struct Setup {
+  unsigned sq_entries = 64;
+  std::uint32_t buffers = 8;
+  std::uint32_t open_files = 1024;
+  bool slots = false;
+  int send_buffer = 0;  // of each connection
+};
+
+struct Outcome {
+  int result = -EBADF;  // of run()
+  std::uint64_t leaks = 0;
+  std::uint64_t descriptors_left = 0;
+  common::Counters counters{};
+  bool by_force = false;  // it did not end by itself
+};
+
+/// A FileServer on a thread of its own, which ends with it.
+class Server {
+ public:
+  explicit Server(Seam& seam, const Setup& setup = {})
+      : seam_(seam), setup_(setup), root_(common::open_root(folder_.path().string())) {
+    seam_.at_enter = [this] { buffers_in_use_ = pool_->in_use(); };
+    descriptors_ = common::open_descriptors();
+    std::promise<void> listening;
+    std::future<void> listens = listening.get_future();
+    outcome_ = std::async(std::launch::async, [this, &listening] { return serve(listening); });
+    while (listens.wait_for(10ms) != std::future_status::ready) {
+      if (has_ended(0ms)) outcome_.get();  // throws why
+    }
+  }
+  Server(const Server&) = delete;
+  Server& operator=(const Server&) = delete;
+  ~Server() {
+    if (outcome_.valid()) stop();
+  }
+
+  const tests::TemporaryFolder& folder() const { return folder_; }
+  const std::string& where() const { return where_; }
+  std::size_t buffers_in_use() const { return buffers_in_use_; }
+
+  /// Performs what was held back, and completes it with what came of it.
+  void perform(const io_uring_sqe& sqe) { complete(sqe.user_data, result_of(sqe)); }
+
+  /// Completes an operation. On a thread that ends with its ring: a ring goes on ending after its close, and then
+  /// interrupts all threads that have used it, wherever they wait.
+  void complete(std::uint64_t user_data, int result) {
+    std::thread([&] {
+      uring::Ring sender({.entries = 1});
+      uring::prep::msg_ring(tests::must(sender.next_sqe()), ring_fd_, result, uring::Token{user_data},
+                            uring::Token{1});
+      CHECK(tests::kernel::results(sender, 1) == "1:0");
+    }).join();
+  }
+
+  /// As if a signal had come; the server reads it like one.
+  void signal(unsigned number) {
+    ::signalfd_siginfo info{};
+    info.ssi_signo = number;
+    CHECK(::write(signals_.write_end.get(), &info, sizeof info) == sizeof info);
+  }
+
+  bool has_ended(std::chrono::milliseconds time) {
+    return outcome_.wait_for(time) == std::future_status::ready;
+  }
+
+  /// SIGTERM, if it still runs, and what came of it all.
+  Outcome stop() {
+    if (!has_ended(0ms)) signal(SIGTERM);
+    return wait();
+  }
+
+  Outcome wait() {
+    const bool by_force =
+        !has_ended(std::chrono::duration_cast<std::chrono::milliseconds>(tests::kernel::patience));
+    if (by_force) {
+      seam_.broken = true;
+      complete(0, 0);  // wakes it, and means nothing
+    }
+    Outcome outcome = outcome_.get();
+    outcome.by_force = by_force;
+    outcome.descriptors_left = common::open_descriptors() - descriptors_;
+    return outcome;
+  }
+
+  void check_clean_end() { check_clean(stop()); }
+  static void check_clean(const Outcome& outcome, std::size_t clients = 0) {
+    CHECK(!outcome.by_force);
+    CHECK(outcome.result == 0);
+    CHECK(outcome.leaks == 0);
+    CHECK(outcome.descriptors_left == clients);  // which are in the same process
+  }
+
+ private:
+  static int result_of(const io_uring_sqe& sqe) {
+    long result = 0;
+    switch (sqe.opcode) {
+      case IORING_OP_READ:
+        result = ::pread(sqe.fd, pointer(sqe.addr), sqe.len, static_cast<::off_t>(sqe.off));
+        break;
+      case IORING_OP_STATX:
+        result = ::statx(sqe.fd, pointer<const char>(sqe.addr), static_cast<int>(sqe.statx_flags), sqe.len,
+                         pointer<struct ::statx>(sqe.off));
+        break;
+      case IORING_OP_SEND:
+        result = ::send(sqe.fd, pointer(sqe.addr), sqe.len, MSG_NOSIGNAL);
+        break;
+      case IORING_OP_CLOSE:
+        result = ::close(sqe.fd);
+        break;
+      default:
+        throw std::logic_error("no test performs this operation");
+    }
+    return result < 0 ? -errno : static_cast<int>(result);
+  }
+
+  Outcome serve(std::promise<void>& listening) {
+    Outcome outcome;
+    {
+      std::optional<common::Listener> listener(common::listen_tcp("127.0.0.1", 0, /*nonblocking=*/false));
+      if (setup_.send_buffer > 0) {
+        ::setsockopt(listener->fd(), SOL_SOCKET, SO_SNDBUF, &setup_.send_buffer, sizeof setup_.send_buffer);
+      }
+      uring::BufferPool pool(setup_.buffers, 64 << 10, common_ring::buffer_headroom);
+      pool_ = &pool;
+      const uring::RingOptions options{.entries = setup_.sq_entries, .cq_entries = 1024};
+      std::optional<uring::Ring> ring(std::in_place, options, seam_.kernel());
+      std::optional<uring::DirectFiles> slots;
+      if (setup_.slots) {
+        slots.emplace();
+        if (slots->register_with(*ring, 64) < 0) throw std::runtime_error("no table of files");
+      }
+      uring::Loop loop(*ring);
+      common_ring::FileServer::Options server_options{};
+      server_options.files.open_files = setup_.open_files;
+      common_ring::FileServer server(loop, pool, slots ? &*slots : nullptr, *listener, root_.get(),
+                                     signals_.read_end.get(), server_options);
+      where_ = listener->name();
+      ring_fd_ = ring->fd();
+      listening.set_value();
+      outcome.result = server.run();
+      outcome.counters = server.counters();
+      outcome.leaks = server.count_leaks();
+      listener.reset();
+      ring.reset();
+      // After a failure the kernel cancels what was in flight, but a moment later.
+      if (outcome.result < 0) std::this_thread::sleep_for(200ms);
+    }
+    return outcome;
+  }
+
+  Seam& seam_;
+  Setup setup_;
+  tests::TemporaryFolder folder_{};
+  common::Descriptor root_;
+  tests::kernel::Pipe signals_{};
+  uring::BufferPool* pool_ = nullptr;
+  std::atomic<std::size_t> buffers_in_use_{0};
+  std::string where_{};
+  int ring_fd_ = -1;
+  std::uint64_t descriptors_ = 0;  // before it began
+  std::future<Outcome> outcome_{};
+};
+
+bool echoes(tests::Client& client) {
+  client.send_all("ECHO 5\nhello");
+  return client.receive_exactly(10) == "OK 5\nhello";
+}
+
+/// GET of a file that fits into one line.
+std::string get(tests::Client& client, const std::string& name) {
+  client.send_all("GET " + name + "\n");
+  const std::string head = client.receive_line();
+  return head.starts_with("OK ") ? client.receive_exactly(std::stoull(head.substr(3))) : head;
+}
+
+}  // namespace
+
+#define SKIP_WITHOUT_SEAM()                         \
+  SKIP_WITHOUT_IO_URING();                          \
+  SKIP_UNLESS(tests::kernel::linux_at_least(5, 18), \
+              "completes operations by MSG_RING, which needs Linux 5.18")
+
+// ---- Completions that come late --------------------------------------------------------------------------------
+
+namespace {
+
+constexpr std::size_t large = 16 << 20;
+
+/// The stage for both tests below: four buffers. The client has a large answer that is stalled (two of them); behind it
+/// a request that will end the connection when its open has failed; behind that one that is being read (the third).
+struct StalledConnection {
+  Seam seam{};
+  Server server{seam, {.buffers = 4, .send_buffer = 64 << 10}};
+  std::optional<tests::Client> client{}, reader{}, in_line{};
+  std::uint64_t poll = 0;  // the user_data of what waits until the client reads
+
+  StalledConnection() {
+    server.folder().write("large", std::string(large, 'x'));
+    server.folder().write("small", "small");
+    unsigned reads = 0;
+    seam.rule([reads](const io_uring_sqe& sqe) mutable {
+      if (sqe.opcode == IORING_OP_OPENAT2) return path_of(sqe).size() == 300;
+      return is_read(sqe) && sqe.len == 5 && ++reads <= 2;
+    });
+    client.emplace(server.where(), 64 << 10);
+    client->send_all("GET large\n");
+    // It is sent as far as it goes.
+    std::uint64_t enters = 0;
+    REQUIRE(tests::kernel::eventually([&] {
+      std::this_thread::sleep_for(50ms);
+      return server.buffers_in_use() == 2 && std::exchange(enters, seam.enters.load()) == seam.enters;
+    }));
+    client->send_all("GET " + std::string(300, 'x') + "\n");
+    const std::uint64_t open = seam.held(0).user_data;
+    client->send_all("GET small\n");
+    seam.held(1);
+    // The last buffer is in use as well; and there comes one who needs one.
+    reader.emplace(server.where());
+    reader->send_all("GET small\n");
+    seam.held(2);
+    in_line.emplace(server.where());
+    in_line->send_all("GET small\n");
+    // So the large answer is preempted. Its buffers cannot go yet: something is read for this connection.
+    REQUIRE(tests::kernel::eventually([&] { return seam.seen(IORING_OP_POLL_ADD) == 1; }));
+    poll = seam.last(IORING_OP_POLL_ADD).user_data;
+    server.complete(open, -ENAMETOOLONG);
+  }
+
+  void end_reads() {
+    server.perform(seam.held(1));
+    server.perform(seam.held(2));
+  }
+
+  void check_all_is_well() {
+    CHECK(reader->receive_exactly(10) == "OK 5\nsmall");
+    CHECK(in_line->receive_exactly(10) == "OK 5\nsmall");
+    for (auto* const each : {&client, &reader, &in_line}) each->reset();
+    server.check_clean_end();
+  }
+};
+
+void check_large_answer_and_end(const std::string& text) {
+  const std::string head = "OK " + std::to_string(large) + "\n";
+  CHECK(text.starts_with(head));
+  CHECK(text.find_first_not_of('x', head.size()) == head.size() + large);
+  CHECK(text.substr(std::min(text.size(), head.size() + large)).starts_with("ERR 414 "));
+}
+
+}  // namespace
+
+TEST_CASE("file server: a stalled connection goes on when the last of its reads was for nothing") {
+  SKIP_WITHOUT_SEAM();
+  StalledConnection stage;
+  std::future<std::string> text =
+      std::async(std::launch::async, [&] { return stage.client->receive_to_end(); });
+  CHECK(tests::kernel::eventually([&] { return stage.seam.has_handled(stage.poll); }));
+  stage.end_reads();
+  check_large_answer_and_end(text.get());
+  CHECK(stage.client->end() == tests::End::fin);
+  stage.check_all_is_well();
+}
+
+TEST_CASE(
+    "file server: a stalled connection gives its buffers back when the last of its reads was for nothing") {
+  SKIP_WITHOUT_SEAM();
+  StalledConnection stage;
+  stage.end_reads();
+  CHECK(tests::kernel::eventually([&] { return stage.server.buffers_in_use() == 0; }));
+  check_large_answer_and_end(stage.client->receive_to_end());
+  CHECK(stage.client->end() == tests::End::fin);
+  stage.check_all_is_well();
+}
+
+TEST_CASE("file server: a file replaced between its open and its statx is not served for ever") {
+  SKIP_WITHOUT_SEAM();
+  Seam seam;
+  Server server(seam, {.slots = true});  // in a slot it has no descriptor, so statx goes by path
+  server.folder().write("file", "old");
+  server.folder().write("next", "new");
+  unsigned looks = 0;
+  seam.rule(
+      [looks](const io_uring_sqe& sqe) mutable { return sqe.opcode == IORING_OP_STATX && ++looks == 1; });
+  tests::Client client(server.where());
+  client.send_all("GET file\n");
+  const io_uring_sqe look = seam.held(0);
+  std::filesystem::rename(server.folder().path() / "next", server.folder().path() / "file");
+  server.perform(look);
+  CHECK(client.receive_line() == "OK 3\n");
+  client.receive_exactly(3);  // one of the two
+  std::this_thread::sleep_for(1200ms);
+  CHECK(get(client, "file") == "new");
+  CHECK(get(client, "file") == "new");
+  client.close();
+  server.check_clean_end();
+}
+
+TEST_CASE("file server: an answer that was sent to its end counts, also if the client reset before we knew") {
+  SKIP_WITHOUT_SEAM();
+  Seam seam;
+  Server server(seam);
+  seam.rule([](const io_uring_sqe& sqe) { return sqe.opcode == IORING_OP_SEND; });
+  tests::Client client(server.where());
+  client.send_all("ECHO 5\nhello");
+  const io_uring_sqe send = seam.held(0);
+  client.reset();
+  // Before it cancels that send, it has met the reset.
+  CHECK(tests::kernel::eventually([&] { return seam.seen(IORING_OP_ASYNC_CANCEL) > 0; }));
+  server.complete(send.user_data, static_cast<int>(send.len));
+  const Outcome outcome = server.stop();
+  Server::check_clean(outcome);
+  CHECK(outcome.counters.requests == 1);
+  CHECK(outcome.counters.bytes_out == 10);
+}
+
+// ---- Descriptors run out ---------------------------------------------------------------------------------------
+
+TEST_CASE("file server: accepts that found no descriptor are armed again, and counted") {
+  SKIP_WITHOUT_SEAM();
+  Seam seam;
+  unsigned accepts = 0;
+  seam.rule([accepts](const io_uring_sqe& sqe) mutable {
+    return sqe.opcode == IORING_OP_ACCEPT && ++accepts <= 2;
+  });
+  Server server(seam);
+  server.complete(seam.held(0).user_data, -EMFILE);
+  server.complete(seam.held(1).user_data, -ENFILE);
+  tests::Client client(server.where());
+  CHECK(echoes(client));
+  client.close();
+  const Outcome outcome = server.stop();
+  Server::check_clean(outcome);
+  CHECK(outcome.counters.rearms == 2);
+  CHECK(outcome.counters.requests == 1);
+}
+
+TEST_CASE("file server: a stop while descriptors are short waits for the others without a spin") {
+  SKIP_WITHOUT_SEAM();
+  Seam seam;
+  // The first accept brings one client and ends; all others end when the test says so.
+  unsigned accepts = 0;
+  seam.rule([accepts](io_uring_sqe& sqe) mutable {
+    if (sqe.opcode != IORING_OP_ACCEPT) return is_read(sqe) && sqe.len == 8;
+    if (++accepts > 1) return true;
+    sqe.ioprio = 0;  // not multishot
+    return false;
+  });
+  Server server(seam);
+  server.folder().write("file", "contents");
+  tests::Client client(server.where());
+  const std::uint64_t second = seam.held(0).user_data;
+  client.send_all("GET file\n");
+  const io_uring_sqe read = seam.held(1);
+  REQUIRE(is_read(read));  // so the client is busy
+  server.complete(second, -EMFILE);
+  const std::uint64_t third = seam.held(2).user_data;
+  SUBCASE("while it waits to try again") { server.complete(third, -EMFILE); }
+  SUBCASE("while it tries again") {}
+  server.signal(SIGTERM);
+  std::this_thread::sleep_for(200ms);
+  if (seam.seen(IORING_OP_ASYNC_CANCEL) > 0) server.complete(third, -ECANCELED);
+  // A turn that must not wait makes no system call if nothing is prepared: it is the CPU that would tell.
+  const std::clock_t before = std::clock();
+  std::this_thread::sleep_for(300ms);
+  CHECK(std::clock() - before < CLOCKS_PER_SEC / 20);
+  CHECK(!server.has_ended(0ms));
+  server.perform(read);
+  CHECK(client.receive_exactly(13) == "OK 8\ncontents");
+  client.close();
+  Server::check_clean(server.wait());
+}
+
+TEST_CASE("file server: a second signal while it closes its last files changes nothing") {
+  SKIP_WITHOUT_SEAM();
+  Seam seam;
+  Server server(seam);
+  server.folder().write("file", "contents");
+  tests::Client client(server.where());
+  CHECK(get(client, "file") == "contents");
+  client.close();
+  CHECK(tests::kernel::eventually([&] { return seam.seen(IORING_OP_CLOSE) == 1; }));  // the connection
+  // Cancelled are the accept, and in the end the read of signals, which is held back.
+  unsigned cancels = 0;
+  seam.rule([cancels](const io_uring_sqe& sqe) mutable {
+    return sqe.opcode == IORING_OP_CLOSE || (sqe.opcode == IORING_OP_ASYNC_CANCEL && ++cancels == 2);
+  });
+  server.signal(SIGTERM);
+  const io_uring_sqe first = seam.held(0);
+  const io_uring_sqe second = seam.held(1);
+  server.signal(SIGTERM);
+  CHECK(!server.has_ended(50ms));
+  for (const io_uring_sqe* const sqe : {&first, &second}) {
+    if (sqe->opcode == IORING_OP_CLOSE) server.perform(*sqe);
+    if (sqe->opcode == IORING_OP_ASYNC_CANCEL) server.complete(sqe->user_data, -ENOENT);
+  }
+  Server::check_clean(server.wait());
+}
+
+// ---- Old kernels, and no memory --------------------------------------------------------------------------------
+
+TEST_CASE("file server: before Linux 5.19 nobody is lost when many receives are refused at once") {
+  SKIP_WITHOUT_SEAM();
+  Seam seam;
+  constexpr std::size_t count = 6;
+  // An old kernel says EINVAL to flags in ioprio that it does not know; for the first six that is said at once.
+  std::size_t polled_first = 0;
+  seam.rule([polled_first](io_uring_sqe& sqe) mutable {
+    if (sqe.opcode != IORING_OP_RECV || sqe.ioprio == 0) return false;
+    sqe.ioprio = 1U << 14;
+    return ++polled_first <= count;
+  });
+  Server server(seam);
+  std::vector<tests::Client> clients;
+  for (std::size_t i = 0; i < count; ++i) {
+    clients.emplace_back(server.where());
+    CHECK(echoes(clients.back()));
+  }
+  seam.held(count - 1);  // all of them have been asked for before the first is refused
+  for (std::size_t i = 0; i < count; ++i) server.complete(seam.held(i).user_data, -EINVAL);
+  for (tests::Client& client : clients) {
+    CHECK(echoes(client));
+    CHECK(echoes(client));
+    client.close();
+  }
+  server.check_clean_end();
+}
+
+TEST_CASE("file server: operations that the kernel has no memory for fail one by one, and the rest goes on") {
+  SKIP_WITHOUT_SEAM();
+  Setup setup{.sq_entries = 8};
+  SUBCASE("ordinary descriptors") {}
+  SUBCASE("slots") { setup.slots = true; }
+  Seam seam;
+  Server server(seam, setup);
+  for (int i = 0; i < 20; ++i) server.folder().write("f" + std::to_string(i), "contents");
+  std::vector<tests::Client> clients;
+  {
+    tests::Client first(server.where());
+    for (int i = 0; i < 20; ++i) CHECK(get(first, "f" + std::to_string(i)) == "contents");
+    // Twenty clients come in one turn, and eight of their receives find room.
+    seam.pauses = true;
+    first.close();
+    REQUIRE(tests::kernel::eventually([&] { return seam.is_paused.load(); }));
+    for (int i = 0; i < 20; ++i) clients.emplace_back(server.where());
+    seam.refuses = true;
+    seam.pauses = false;
+  }
+  int served = 0;
+  for (tests::Client& client : clients) {
+    served += echoes(client) ? 1 : 0;
+    CHECK(client.end() != tests::End::timeout);
+  }
+  CHECK(served > 0);
+  CHECK(seam.refused > 0);
+  seam.refuses = false;
+  // When there is memory again, nothing is left of it.
+  clients.clear();
+  for (int i = 0; i < 20; ++i) {
+    clients.emplace_back(server.where());
+    CHECK(echoes(clients.back()));
+  }
+  CHECK(get(clients.back(), "f3") == "contents");
+  // And the stop, which must cancel twenty receives and close twenty files, has none.
+  seam.refused = 0;
+  seam.refuses = true;
+  const Outcome outcome = server.stop();
+  Server::check_clean(outcome, clients.size());
+  CHECK(seam.refused > 0);
+  REQUIRE(!outcome.by_force);  // or they would wait for what nobody closes
+  for (tests::Client& client : clients) CHECK(client.receive_to_end() == "");
+}
