@@ -24,9 +24,19 @@
 
 namespace common_ring {
 
+/// Where accepted clients go: into the process's table of descriptors, or into the ring's (which must have
+/// been registered; 5.19 for the multishot).
+enum class Sockets : std::uint8_t { descriptors, slots };
+
+/// What the completion of an accept says. connection: `result` is its descriptor, or its slot.
+enum class Outcome : std::uint8_t { connection, nothing, shortage, broken };
+
+/// `Operations` as in operations.hpp.
+template <class Operations>
 class Acceptor {
  public:
-  Acceptor(Operations& operations, int listener) noexcept : operations_(operations), listener_(listener) {}
+  Acceptor(Operations& operations, int listener, Sockets sockets) noexcept
+      : operations_(operations), listener_(listener), sockets_(sockets) {}
 
   bool armed() const noexcept { return accepting_.has_value(); }
 
@@ -35,7 +45,9 @@ class Acceptor {
     if (armed() || stopped_) return;
     ++times_armed_;
     accepting_ = operations_.start(Kind::accept, {}, [&](io_uring_sqe& sqe, uring::Token token) {
-      if (multishot_) {
+      if (sockets_ == Sockets::slots) {
+        uring::prep::accept_multishot_direct(sqe, listener_, 0, token);
+      } else if (multishot_) {
         uring::prep::accept_multishot(sqe, listener_, SOCK_CLOEXEC, token);
       } else {
         uring::prep::accept(sqe, listener_, nullptr, nullptr, SOCK_CLOEXEC, token);
@@ -43,9 +55,7 @@ class Acceptor {
     });
   }
 
-  enum class Outcome : std::uint8_t { connection, nothing, shortage, broken };
-
-  /// What a completion of kind accept says. The listener may be closed when it says nothing or broken and
+  /// What a completion of kind accept says. The listener may be closed when it says nothing or broken, and
   /// armed() is false: close(2) alone would not end the accept.
   Outcome completed(int result, std::uint32_t flags) noexcept {
     if ((flags & IORING_CQE_F_MORE) == 0) accepting_.reset();
@@ -72,12 +82,13 @@ class Acceptor {
   /// For good. Its last completion comes later.
   void stop() {
     stopped_ = true;
-    if (armed()) operations_.cancel(*accepting_, nullptr);
+    if (armed()) operations_.cancel(*accepting_, {});
   }
 
  private:
   Operations& operations_;
   int listener_;
+  Sockets sockets_;
   std::optional<uring::Token> accepting_{};
   std::uint64_t times_armed_ = 0;
   bool multishot_ = true;

@@ -28,7 +28,7 @@ bool is_shortage(int error) noexcept { return error == EMFILE || error == ENFILE
 
 }  // namespace
 
-FileCache::FileCache(Operations& operations, const Options& options) noexcept
+FileCache::FileCache(FileOperations& operations, const Options& options) noexcept
     : operations_(operations),
       options_(options),
       how_through_cache_(common::served_open_how()),

@@ -41,12 +41,22 @@
 
 #include "servers/common/file_facts.hpp"
 #include "servers/common/intrusive_list.hpp"
-#include "servers/common_ring/operations.hpp"
+#include "servers/common_ring/frame.hpp"
 #include "uring/direct_files.hpp"
 
 namespace common_ring {
 
-using Time = std::chrono::steady_clock::time_point;
+struct Connection;
+struct Chunk;
+struct File;
+
+/// What an operation of a file server is about: the first member that is set says it.
+struct Subject {
+  Connection* connection = nullptr;
+  Chunk* chunk = nullptr;
+  File* file = nullptr;
+};
+using FileOperations = Operations<uring::Loop, Subject>;
 
 /// Somebody who waits for a file to be ready. Derive from it.
 struct FileWaiter {
@@ -92,7 +102,7 @@ class FileCache {
     uring::DirectFiles* slots = nullptr;  // null: ordinary descriptors
   };
 
-  FileCache(Operations& operations, const Options& options) noexcept;
+  FileCache(FileOperations& operations, const Options& options) noexcept;
 
   /// The file at `path`, which has no NUL in it. Counts a reference: release() it. If it is not settled(),
   /// wait() for it.
@@ -143,7 +153,7 @@ class FileCache {
   int examine(File& file);
   void say_buffered(const File& file);
 
-  Operations& operations_;
+  FileOperations& operations_;
   Options options_;
   open_how how_through_cache_;
   open_how how_past_cache_;

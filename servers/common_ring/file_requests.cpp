@@ -54,7 +54,7 @@ void FileServer::begin_job(Connection& connection, const common::Request& reques
 
 // Finds the file, now or when it is open.
 void FileServer::look_up(Job& job, std::string_view path) {
-  File& file = files_.get(path, now_);
+  File& file = files_.get(path, frame_.now());
   if (file.settled()) {
     job.file = &file;
     return answer_from_file(job);
@@ -87,7 +87,7 @@ void FileServer::answer(Job& job, const common::Answer& answer) {
 // A file is open, or looked at, or closed: those who waited for it go on.
 void FileServer::on_file(Kind kind, File& file, int result) {
   FileWaiter* next = files_.completed(kind, file, result);
-  if (kind == Kind::close_file) return descriptor_is_free();
+  if (kind == Kind::close_file) return frame_.descriptor_is_free();
   while (next != nullptr) {
     Job& job = static_cast<Job&>(*std::exchange(next, next->next_waiter));
     Connection& connection = *job.connection;
@@ -159,7 +159,7 @@ void FileServer::preempt_stalled() {
   std::size_t wanted = line_.size();
   for (Connection* connection = sends_.first(); connection != nullptr && wanted > 0;
        connection = sends_.next(*connection), --wanted) {
-    if (now_ - connection->send_began < patience_with_readers) return;
+    if (frame_.now() - connection->send_began < patience_with_readers) return;
     if (connection->preempted || connection->state == Connection::State::closing) continue;
     connection->preempted = true;
     cancel(*connection, *connection->sending);
@@ -308,7 +308,7 @@ void FileServer::send(Connection& connection) {
       uring::prep::sendmsg(sqe, connection.fd, &connection.message, MSG_WAITALL, token);
     }
   });
-  connection.send_began = now_;
+  connection.send_began = frame_.now();
   sends_.push_back(connection);
 }
 
@@ -347,7 +347,7 @@ void FileServer::on_sent(Connection& connection, int result) {
   const bool preempted = std::exchange(connection.preempted, false);
   if (result > 0) {
     counters_.bytes_out += static_cast<std::uint64_t>(result);
-    connection.last_active = now_;
+    connection.last_active = frame_.now();
   }
   const std::size_t sent = result > 0 ? static_cast<std::size_t>(result) : 0;
   mark_sent(connection, sent);

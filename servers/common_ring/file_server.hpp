@@ -7,7 +7,7 @@
 // Everything is a completion handler that prepares further operations; the loop submits them all with the
 // call that waits. Two files hold the two halves:
 //
-//   file_server.cpp     clients come and go: accept, receive, close, linger, signals, the end
+//   file_server.cpp     clients come and go: receive, close, linger, the end
 //   file_requests.cpp   one request: answer, read, send; who gets a buffer
 //
 // Memory is bounded whatever clients do: the pool, and for each connection 2 KiB, half a request, and at most
@@ -27,11 +27,9 @@
 #include "servers/common/file_options.hpp"
 #include "servers/common/listener.hpp"
 #include "servers/common/options.hpp"
-#include "servers/common/signals.hpp"
-#include "servers/common_ring/acceptor.hpp"
 #include "servers/common_ring/connection.hpp"
 #include "servers/common_ring/file_cache.hpp"
-#include "servers/common_ring/operations.hpp"
+#include "servers/common_ring/frame.hpp"
 #include "uring/fixed_buffers.hpp"
 #include "uring/loop.hpp"
 
@@ -39,9 +37,6 @@ namespace common_ring {
 
 /// How long a send may be in flight while others wait for a buffer.
 inline constexpr std::chrono::milliseconds patience_with_readers{10};
-
-/// When to try to accept again if nothing was closed meanwhile: others may have returned descriptors.
-inline constexpr std::chrono::milliseconds accept_again_after{100};
 
 /// In front of each buffer: room for the head of an answer, so that both go out as one piece. A page, because
 /// O_DIRECT wants the contents to begin at one.
@@ -61,7 +56,7 @@ class FileServer {
 
   /// Serves until a signal says stop, and the last connection has gone. 0, or -errno if the ring or the
   /// listener failed for good.
-  int run();
+  int run() { return frame_.run(); }
 
   /// What was counted so far; `leaks` is 0.
   common::Counters counters() const;
@@ -69,34 +64,32 @@ class FileServer {
   std::uint64_t count_leaks() const;
 
  private:
-  using Clock = std::chrono::steady_clock;
+  using Server = Frame<FileServer, uring::Loop, Subject>;
+  friend Server;
 
-  // ---- file_server.cpp
-  int turn(std::chrono::nanoseconds time);
-  void dispatch(Kind kind, const Operation& operation, int result, std::uint32_t flags);
-  void dispatch_connection(Kind kind, Connection& connection, int result, std::uint32_t flags);
+  // ---- file_server.cpp: what the frame asks for
+  void dispatch(Kind kind, const Subject& subject, int result, std::uint32_t flags);
+  void add_client(int fd);
+  void free_a_descriptor();
   void keep_house();
-  int end();
-  std::chrono::nanoseconds wait_time() const;
-  void on_accept(int result, std::uint32_t flags);
-  void short_of_descriptors();
-  void descriptor_is_free();
-  void add_connection(int fd);
-  void on_received(Connection& connection, int result, std::uint32_t flags);
-  void on_closed(Connection& connection);
-  void read_signal();
-  void on_signal(int result);
+  void next_deadline(Deadline& deadline) const;
   void begin_stop();
   void reset_all();
-  void print_tables();
-  void print_stats();
+  void release_idle() { files_.close_idle(); }
+  std::size_t connection_count() const noexcept { return connections_.size(); }
+  void print_tables() const;
+  common::Gauges gauges() const noexcept;
 
+  // ---- file_server.cpp: the life of a connection
   template <class Fill>
   uring::Token start(Kind kind, Connection& connection, Fill&& fill) {
     ++connection.pending;
     return operations_.start(kind, {.connection = &connection}, fill);
   }
   void cancel(Connection& connection, uring::Token target);
+  void dispatch_connection(Kind kind, Connection& connection, int result, std::uint32_t flags);
+  void on_received(Connection& connection, int result, std::uint32_t flags);
+  void on_closed(Connection& connection, int result);
   void receive(Connection& connection);
   void want_input(Connection& connection);
   void take_requests(Connection& connection);
@@ -137,15 +130,10 @@ class FileServer {
   void abandon_after(Connection& connection, Job* last_wanted);
   void retire(Job& job);
 
-  uring::Loop& loop_;
   uring::BufferPool& pool_;
-  common::Listener& listener_;
-  int signals_;
-  Options options_;
-  Operations operations_;
+  Server frame_;
+  FileOperations& operations_;
   FileCache files_;
-  Acceptor acceptor_;
-  common::StopProtocol stop_{};
   common::Counters counters_{};
 
   std::list<Connection> connections_{};
@@ -156,18 +144,7 @@ class FileServer {
   std::deque<Job> jobs_{};
   std::vector<Job*> free_jobs_{};
   common::TextBuffer text_{};
-  ::signalfd_siginfo signal_{};
-  std::optional<uring::Token> signal_read_{};
-
-  Time now_{};
-  bool clock_was_read_ = false;
-  std::optional<Time> accept_again_at_{};
-  Time stats_at_{};
-  Time stats_from_{};
-  common::Counters stats_before_{};
   bool poll_first_ = true;
-  bool ended_ = false;
-  int failure_ = 0;
 };
 
 }  // namespace common_ring
