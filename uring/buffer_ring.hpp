@@ -30,6 +30,7 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cassert>
 #include <cstddef>
 #include <cstdint>
@@ -79,13 +80,14 @@ class BufferRing {
     return 0;
   }
 
-  /// The buffer that a CQE with IORING_CQE_F_BUFFER carries: ours from now on, until recycle.
-  std::uint16_t take(const io_uring_cqe& cqe) noexcept {
-    assert((cqe.flags & IORING_CQE_F_BUFFER) != 0);
-    const auto id = static_cast<std::uint16_t>(cqe.flags >> IORING_CQE_BUFFER_SHIFT);
+  /// The buffer that a CQE whose flags have IORING_CQE_F_BUFFER carries: ours from now on, until recycle.
+  std::uint16_t take(std::uint32_t cqe_flags) noexcept {
+    assert((cqe_flags & IORING_CQE_F_BUFFER) != 0);
+    const auto id = static_cast<std::uint16_t>(cqe_flags >> IORING_CQE_BUFFER_SHIFT);
     assert(id <= mask_ && !ours_[id]);
     ours_[id] = true;
     --with_kernel_;
+    in_use_max_ = std::max(in_use_max_, in_use());
     return id;
   }
 
@@ -111,6 +113,7 @@ class BufferRing {
   /// In the ring, or in a CQE that was not harvested yet; the others are ours.
   std::size_t with_kernel() const noexcept { return with_kernel_; }
   std::size_t in_use() const noexcept { return capacity() - with_kernel_; }
+  std::size_t in_use_max() const noexcept { return in_use_max_; }
 
  private:
   static Mapping reserve(std::size_t bytes) {
@@ -130,6 +133,7 @@ class BufferRing {
   std::uint16_t mask_;
   std::uint16_t tail_ = 0;
   std::size_t with_kernel_ = 0;
+  std::size_t in_use_max_ = 0;
   BufferGroup group_{};
   std::vector<bool> ours_;  // by id
 };
