@@ -80,7 +80,7 @@ MILESTONES := $(patsubst servers/%/main.cpp,%,$(wildcard servers/*/main.cpp))
 TWINS := $(patsubst baseline_epoll/%/main.cpp,%,$(wildcard baseline_epoll/*/main.cpp))
 # A twin is called epoll_<folder>; a synchronous baseline (sync_<what>) like its folder.
 twin_program = $(patsubst epoll_sync_%,sync_%,$(1:%=epoll_%))
-PROGRAMS := $(MILESTONES) $(call twin_program,$(TWINS))
+PROGRAMS := $(MILESTONES) $(call twin_program,$(TWINS)) m3_echo_server_sqpoll
 
 TEST_SUPPORT := $(wildcard tests/support/*.cpp)
 tests_asan := $(wildcard $(addprefix tests/,$(addsuffix /*.cpp,unit mock kernel integration)))
@@ -119,6 +119,20 @@ $(foreach mode,release asan,\
     $(eval $(call binary,$(mode),$(name),$(wildcard servers/$(name)/*.cpp) $(COMMON) $(COMMON_RING))))\
   $(foreach name,$(TWINS),\
     $(eval $(call binary,$(mode),$(call twin_program,$(name)),$(wildcard baseline_epoll/$(name)/*.cpp) $(COMMON)))))
+
+# The same echo server on an SqpollRing.
+define sqpoll_binary
+$(dir_$(1))/obj/sqpoll/%.o: %.cpp $(dir_$(1))/obj/flags
+	$$(call say,CXX)
+	@mkdir -p $$(@D)
+	$$(Q)$$(COMPILE) $$(flags_$(1)) -DECHO_SQPOLL=1 $$(CXXFLAGS) -c -o $$@ $$<
+$(dir_$(1))/m3_echo_server_sqpoll: $(dir_$(1))/obj/sqpoll/servers/m3_echo_server/main.o $(call objects,$(1),$(COMMON)) \
+    $(dir_$(1))/obj/sources
+	$$(call say,LINK)
+	$$(Q)$$(CXX) -pthread $$(flags_$(1)) $$(CXXFLAGS) -o $$@ $$(filter %.o,$$^) $$(LDFLAGS)
+endef
+$(foreach mode,release asan,$(eval $(call sqpoll_binary,$(mode))))
+
 $(foreach mode,asan tsan fast,\
   $(eval $(call binary,$(mode),run_tests,$(tests_$(mode)) $(TEST_SUPPORT) $(COMMON) $(COMMON_RING))))
 

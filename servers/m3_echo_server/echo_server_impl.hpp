@@ -1,0 +1,493 @@
+// How the echo server does what echo_server.hpp says, in the order of a connection's life. Included by it.
+#pragma once
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <utility>
+
+#include "servers/common/error_class.hpp"
+#include "servers/m3_echo_server/echo_server.hpp"
+
+namespace echo {
+
+using uring::Token;
+
+// ---- What the frame asks for -------------------------------------------------------------------------------
+
+template <bool Sqpoll>
+void EchoServer<Sqpoll>::dispatch(Kind kind, const Subject& subject, int result, std::uint32_t flags) {
+  if (subject.connection == nullptr) return;  // the accept was cancelled, or a refused client is closed
+  Connection& connection = *subject.connection;
+  if ((flags & IORING_CQE_F_MORE) == 0) --connection.pending;
+  switch (kind) {
+    case Kind::receive:
+      on_received(connection, result, flags);
+      break;
+    case Kind::send:
+      on_sent(connection, result);
+      break;
+    case Kind::close:
+      return on_closed(connection, result);
+    default:
+      break;  // a cancellation: what it was for reports on its own
+  }
+  close_when_quiet(connection);
+}
+
+template <bool Sqpoll>
+void EchoServer<Sqpoll>::keep_house() {
+  if (!starving_.empty() && group_->with_kernel() == 0) preempt_stalled();
+  feed_starving();
+  while (behaviour_.idle_timeout_seconds > 0 && !active_.empty()) {
+    Connection& silent = *active_.first();
+    const auto timeout = std::chrono::seconds(behaviour_.idle_timeout_seconds);
+    if (frame_.now() - silent.last_active < timeout) break;
+    begin_close(silent, silent.queued > 0);
+  }
+}
+
+template <bool Sqpoll>
+void EchoServer<Sqpoll>::next_deadline(common_ring::Deadline& deadline) const {
+  if (behaviour_.idle_timeout_seconds > 0 && !active_.empty()) {
+    deadline.at_most_until(active_.first()->last_active +
+                           std::chrono::seconds(behaviour_.idle_timeout_seconds));
+  }
+  if (!starving_.empty() && !sends_.empty()) {
+    deadline.at_most_until(sends_.first()->send_began + patience_with_readers);
+  }
+}
+
+template <bool Sqpoll>
+void EchoServer<Sqpoll>::free_a_descriptor() {
+  for (Connection* connection = active_.first(); connection != nullptr;
+       connection = active_.next(*connection)) {
+    if (connection->queued == 0) return begin_close(*connection);
+  }
+}
+
+// Who has nothing under way goes now; what was received is still echoed, in five seconds.
+template <bool Sqpoll>
+void EchoServer<Sqpoll>::begin_stop() {
+  for (auto next = connections_.begin(); next != connections_.end();) {
+    Connection& connection = *next++;
+    if (connection.state != Connection::State::open) continue;
+    connection.state = Connection::State::draining;
+    if (connection.queued == 0) begin_close(connection);
+  }
+}
+
+template <bool Sqpoll>
+void EchoServer<Sqpoll>::reset_all() {
+  for (auto next = connections_.begin(); next != connections_.end();) begin_close(*next++, true);
+}
+
+template <bool Sqpoll>
+void EchoServer<Sqpoll>::add_client(int fd) {
+  if (frame_.is_full()) {
+    ++counters_.refused;
+    if (!behaviour_.direct_files) {
+      ++counters_.syscalls;
+      ::close(fd);
+    } else {
+      operations_.start(Kind::close, {}, [&](io_uring_sqe& sqe, Token token) {
+        uring::prep::close_direct(sqe, {static_cast<std::uint32_t>(fd)}, token);
+      });
+    }
+    return;
+  }
+  ++counters_.accepted;
+  Connection& connection = connections_.emplace_back();
+  connection.self = std::prev(connections_.end());
+  connection.fd = fd;
+  connection.last_active = frame_.now();
+  active_.push_back(connection);
+  receive(connection);
+}
+
+// ---- Receiving ---------------------------------------------------------------------------------------------
+
+template <bool Sqpoll>
+template <class Fill>
+Token EchoServer<Sqpoll>::start(Kind kind, Connection& connection, Fill&& fill) {
+  ++connection.pending;
+  const Token token = operations_.start(kind, {&connection}, [&](io_uring_sqe& sqe, Token name) {
+    fill(sqe, name);
+    if (behaviour_.direct_files && kind != Kind::close) uring::prep::fixed_file(sqe);
+  });
+  if (behaviour_.submit_each) loop_.ring().submit();
+  return token;
+}
+
+// Receives if it may and does not yet.
+template <bool Sqpoll>
+void EchoServer<Sqpoll>::receive(Connection& connection) {
+  if (connection.state != Connection::State::open || connection.receiving || connection.full ||
+      starving_.contains(connection)) {
+    return;
+  }
+  group_ != nullptr&& has_multishot_ ? receive_from_group(connection) : receive_alone(connection);
+}
+
+// With the cap it ends by itself when the queue could be full; it counts what comes, and not what is queued,
+// so a client that reads as fast as it writes has a new receive every 256 KiB.
+template <bool Sqpoll>
+void EchoServer<Sqpoll>::receive_from_group(Connection& connection) {
+  connection.form = has_cap_ ? Form::capped : Form::multishot;
+  connection.receiving = start(Kind::receive, connection, [&](io_uring_sqe& sqe, Token token) {
+    if (has_cap_) {
+      uring::prep::recv_multishot_capped(sqe, connection.fd, group_->group(), high_water - connection.queued,
+                                         token);
+    } else {
+      uring::prep::recv_multishot(sqe, connection.fd, group_->group(), token);
+    }
+  });
+}
+
+// There is one buffer, so nothing is received before it has been sent.
+template <bool Sqpoll>
+void EchoServer<Sqpoll>::receive_alone(Connection& connection) {
+  if (connection.queued > 0 || connection.sending) return;
+  if (!connection.memory)
+    connection.memory = std::make_unique_for_overwrite<std::byte[]>(single_buffer_bytes);
+  connection.form = Form::single;
+  connection.receiving = start(Kind::receive, connection, [&](io_uring_sqe& sqe, Token token) {
+    uring::prep::recv(sqe, connection.fd, connection.memory.get(), single_buffer_bytes, 0, token);
+  });
+}
+
+template <bool Sqpoll>
+void EchoServer<Sqpoll>::on_received(Connection& connection, int result, std::uint32_t flags) {
+  const bool ended = (flags & IORING_CQE_F_MORE) == 0;
+  if (ended) connection.receiving.reset();
+  if (result > 0 || (flags & IORING_CQE_F_BUFFER) != 0) take_bytes(connection, result, flags);
+  if (ended) after_receive_ended(connection, result);
+}
+
+template <bool Sqpoll>
+void EchoServer<Sqpoll>::take_bytes(Connection& connection, int result, std::uint32_t flags) {
+  const bool from_group = (flags & IORING_CQE_F_BUFFER) != 0;
+  const std::int32_t id = from_group ? group_->take(flags) : no_buffer;
+  std::byte* const at = from_group ? group_->data(static_cast<std::uint16_t>(id)) : connection.memory.get();
+  const Segment segment{.at = at, .size = static_cast<std::uint32_t>(std::max(result, 0)), .buffer = id};
+  if (segment.size == 0 || connection.state >= Connection::State::closing) return give_back(segment);
+  ++counters_.requests;
+  counters_.bytes_in += segment.size;
+  connection.queue.push_back(segment);
+  connection.queued += segment.size;
+  touch(connection);
+  stop_receiving_when_full(connection);
+  send(connection);
+}
+
+template <bool Sqpoll>
+void EchoServer<Sqpoll>::stop_receiving_when_full(Connection& connection) {
+  if (connection.full || connection.queued < high_water) return;
+  connection.full = true;
+  if (connection.receiving && connection.form == Form::multishot) cancel(connection, *connection.receiving);
+}
+
+// The last completion of a receive: why it was the last says what to do.
+template <bool Sqpoll>
+void EchoServer<Sqpoll>::after_receive_ended(Connection& connection, int result) {
+  if (connection.state >= Connection::State::closing) return;
+  switch (result) {
+    case 0:
+      connection.state = Connection::State::draining;
+      if (connection.queued == 0) begin_close(connection);
+      return;
+    case -ENOBUFS:
+      ++counters_.enobufs;
+      if (connection.state == Connection::State::open) starving_.push_back(connection);
+      return;
+    case -EINVAL:
+      if (connection.form == Form::single) break;
+      learn_what_is_missing(connection.form);
+      return receive(connection);
+    default:
+      break;
+  }
+  if (result > 0 && connection.form != Form::single) ++counters_.rearms;
+  if (result > 0 || common::classify(-result) == common::ErrorClass::transient) return receive(connection);
+  fail(connection);
+}
+
+// Which receives a kernel knows cannot be asked, only tried. Said once; many connections may find out at once.
+template <bool Sqpoll>
+void EchoServer<Sqpoll>::learn_what_is_missing(Form form) {
+  if (form == Form::capped && std::exchange(has_cap_, false)) {
+    std::fprintf(stderr,
+                 "this kernel's receives have no cap (6.17): they are cancelled where they must end\n");
+  }
+  if (form == Form::multishot && std::exchange(has_multishot_, false)) {
+    std::fprintf(stderr, "this kernel has no multishot receive (6.0): --recv single instead\n");
+  }
+}
+
+// Buffers came back: the kernel is told, and then those who found none try again.
+template <bool Sqpoll>
+void EchoServer<Sqpoll>::feed_starving() {
+  if (std::exchange(recycled_, false)) group_->publish();
+  if (starving_.empty() || group_->with_kernel() == 0) return;
+  while (Connection* const connection = starving_.pop_front()) {
+    ++counters_.rearms;
+    receive(*connection);
+  }
+}
+
+// The group is dry, and somebody has something to say. What lies in front of clients that do not read moves
+// out of the way.
+template <bool Sqpoll>
+void EchoServer<Sqpoll>::preempt_stalled() {
+  std::size_t wanted = starving_.size();
+  for (Connection* connection = sends_.first(); connection != nullptr && wanted > 0;
+       connection = sends_.next(*connection)) {
+    if (frame_.now() - connection->send_began < patience_with_readers) return;
+    if (connection->preempted || connection->state == Connection::State::closing) continue;
+    connection->preempted = true;
+    cancel(*connection, *connection->sending);
+    wanted -= std::min(wanted, connection->queue.size() - connection->first);
+  }
+}
+
+// ---- Sending -----------------------------------------------------------------------------------------------
+
+// All that is queued, up to 16 pieces, unless a send is in flight already.
+template <bool Sqpoll>
+void EchoServer<Sqpoll>::send(Connection& connection) {
+  if (connection.sending || connection.queued == 0) return;
+  const Segment& front = connection.queue[connection.first];
+  const bool has_buffers = front.buffer != no_buffer;
+  const unsigned count = gather(connection);
+  connection.sending = start(Kind::send, connection, [&](io_uring_sqe& sqe, Token token) {
+    if (count == 1) {
+      uring::prep::send(sqe, connection.fd, front.at, front.size, MSG_WAITALL, token);
+    } else {
+      uring::prep::sendmsg(sqe, connection.fd, &connection.pieces->message, MSG_WAITALL, token);
+    }
+  });
+  connection.send_began = frame_.now();
+  if (has_buffers) sends_.push_back(connection);
+}
+
+template <bool Sqpoll>
+unsigned EchoServer<Sqpoll>::gather(Connection& connection) {
+  const std::size_t count = std::min(connection.queue.size() - connection.first, max_pieces);
+  connection.send_size = 0;
+  if (count > 1) connection.pieces = take_pieces();
+  for (std::size_t i = 0; i < count; ++i) {
+    const Segment& segment = connection.queue[connection.first + i];
+    connection.send_size += segment.size;
+    if (count > 1) connection.pieces->piece[i] = {.iov_base = segment.at, .iov_len = segment.size};
+  }
+  if (count > 1) connection.pieces->message.msg_iovlen = count;
+  return static_cast<unsigned>(count);
+}
+
+template <bool Sqpoll>
+Pieces* EchoServer<Sqpoll>::take_pieces() {
+  if (free_pieces_.empty()) {
+    Pieces& pieces = all_pieces_.emplace_back();
+    pieces.message.msg_iov = pieces.piece.data();
+    return &pieces;
+  }
+  Pieces* const pieces = free_pieces_.back();
+  free_pieces_.pop_back();
+  return pieces;
+}
+
+template <bool Sqpoll>
+void EchoServer<Sqpoll>::on_sent(Connection& connection, int result) {
+  connection.sending.reset();
+  sends_.remove(connection);
+  if (connection.pieces != nullptr) free_pieces_.push_back(std::exchange(connection.pieces, nullptr));
+  const bool preempted = std::exchange(connection.preempted, false);
+  if (result > 0) {
+    counters_.bytes_out += static_cast<std::uint64_t>(result);
+    mark_sent(connection, static_cast<std::uint32_t>(result));
+    touch(connection);
+  }
+  if (connection.state == Connection::State::closing) return give_all_back(connection);
+  if (result < 0 && common::classify(-result) != common::ErrorClass::transient) {
+    return fail(connection);
+  }
+  if (preempted && connection.queued > 0) spill(connection);
+  if (connection.full && connection.queued <= low_water) connection.full = false;
+  send(connection);
+  if (connection.queued == 0 && connection.state == Connection::State::draining)
+    return begin_close(connection);
+  receive(connection);
+}
+
+template <bool Sqpoll>
+void EchoServer<Sqpoll>::mark_sent(Connection& connection, std::uint32_t bytes) {
+  connection.queued -= bytes;
+  while (bytes > 0) {
+    Segment& segment = connection.queue[connection.first];
+    const std::uint32_t sent = std::min(bytes, segment.size);
+    segment.at += sent;
+    segment.size -= sent;
+    bytes -= sent;
+    if (segment.size > 0) return;
+    give_back(segment);
+    ++connection.first;
+  }
+  if (connection.first < connection.queue.size()) return;
+  connection.queue.clear();
+  connection.first = 0;
+  if (connection.form != Form::single) connection.memory.reset();  // what had been spilled
+}
+
+template <bool Sqpoll>
+void EchoServer<Sqpoll>::give_back(const Segment& segment) {
+  if (segment.buffer == no_buffer) return;
+  group_->recycle(static_cast<std::uint16_t>(segment.buffer));
+  recycled_ = true;
+}
+
+template <bool Sqpoll>
+void EchoServer<Sqpoll>::give_all_back(Connection& connection) {
+  for (std::size_t i = connection.first; i < connection.queue.size(); ++i) give_back(connection.queue[i]);
+  connection.queue.clear();
+  connection.first = 0;
+  connection.queued = 0;
+}
+
+// Moves the queue to private memory, and its buffers back to the group. Nothing more is received until most
+// of it is sent, so this is at most high_water bytes, and what the kernel had received before it heard of it.
+template <bool Sqpoll>
+void EchoServer<Sqpoll>::spill(Connection& connection) {
+  auto memory = std::make_unique_for_overwrite<std::byte[]>(connection.queued);
+  std::uint32_t filled = 0;
+  for (std::size_t i = connection.first; i < connection.queue.size(); ++i) {
+    const Segment& segment = connection.queue[i];
+    std::memcpy(memory.get() + filled, segment.at, segment.size);
+    filled += segment.size;
+    give_back(segment);
+  }
+  connection.memory = std::move(memory);
+  connection.queue.assign(1, {.at = connection.memory.get(), .size = filled, .buffer = no_buffer});
+  connection.first = 0;
+  connection.full = true;
+  if (connection.receiving) cancel(connection, *connection.receiving);
+}
+
+// ---- Leaving -----------------------------------------------------------------------------------------------
+
+// Something is wrong with the connection itself; an error if it still owed something.
+template <bool Sqpoll>
+void EchoServer<Sqpoll>::fail(Connection& connection) {
+  if (connection.queued > 0) ++counters_.errors;
+  begin_close(connection);
+}
+
+// Closing begins with cancelling: a close alone would end none of the operations, nor send a FIN.
+template <bool Sqpoll>
+void EchoServer<Sqpoll>::begin_close(Connection& connection, bool reset) {
+  if (connection.state >= Connection::State::closing) return;
+  connection.state = Connection::State::closing;
+  connection.reset = reset;
+  active_.remove(connection);
+  starving_.remove(connection);
+  if (connection.receiving) cancel(connection, *connection.receiving);
+  if (connection.sending) {
+    if (!connection.preempted) cancel(connection, *connection.sending);
+  } else {
+    give_all_back(connection);
+  }
+  close_when_quiet(connection);
+}
+
+template <bool Sqpoll>
+void EchoServer<Sqpoll>::cancel(Connection& connection, Token target) {
+  ++connection.pending;
+  operations_.cancel(target, {&connection});
+}
+
+template <bool Sqpoll>
+void EchoServer<Sqpoll>::close_when_quiet(Connection& connection) {
+  if (connection.state != Connection::State::closing || connection.pending > 0) return;
+  connection.state = Connection::State::closed;
+  if (connection.reset && !behaviour_.direct_files) {  // a slot has no setsockopt (before 6.7)
+    const ::linger at_once{.l_onoff = 1, .l_linger = 0};
+    ++counters_.syscalls;
+    ::setsockopt(connection.fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+  }
+  start(Kind::close, connection, [&](io_uring_sqe& sqe, Token token) {
+    if (behaviour_.direct_files) {
+      uring::prep::close_direct(sqe, {static_cast<std::uint32_t>(connection.fd)}, token);
+    } else {
+      uring::prep::close(sqe, connection.fd, token);
+    }
+  });
+}
+
+template <bool Sqpoll>
+void EchoServer<Sqpoll>::on_closed(Connection& connection, int result) {
+  if (result == -ENOMEM) {  // it got no SQE, so it was not even tried
+    connection.state = Connection::State::closing;
+    return close_when_quiet(connection);
+  }
+  connections_.erase(connection.self);
+  frame_.descriptor_is_free();
+}
+
+// Something moved on this connection: it is the last one to be idle too long.
+template <bool Sqpoll>
+void EchoServer<Sqpoll>::touch(Connection& connection) {
+  connection.last_active = frame_.now();
+  if (connection.state >= Connection::State::closing) return;
+  active_.remove(connection);
+  active_.push_back(connection);
+}
+
+// ---- What it says ------------------------------------------------------------------------------------------
+
+template <bool Sqpoll>
+void EchoServer<Sqpoll>::print_tables() const {
+  if (group_ != nullptr) {
+    std::fprintf(stderr, "buffers: %zu of %zu in use, %zu connections wait for one\n", group_->in_use(),
+                 group_->capacity(), starving_.size());
+  }
+  std::fprintf(stderr, "connections: %zu\n", connections_.size());
+  for (const Connection& connection : connections_) {
+    const std::chrono::duration<double> idle = frame_.now() - connection.last_active;
+    std::fprintf(stderr, "  %s %d %s: %u pending, %u bytes queued%s%s, idle for %.1f s\n",
+                 behaviour_.direct_files ? "slot" : "fd", connection.fd, name_of(connection.state),
+                 connection.pending, connection.queued, connection.full ? " (full)" : "",
+                 starving_.contains(connection) ? " (no buffer)" : "", idle.count());
+  }
+}
+
+template <bool Sqpoll>
+common::Gauges EchoServer<Sqpoll>::gauges() const noexcept {
+  return {.connections = connections_.size(),
+          .buffers_in_use = group_ != nullptr ? group_->in_use() : 0,
+          .buffers = group_ != nullptr ? group_->capacity() : 0};
+}
+
+template <bool Sqpoll>
+common::Counters EchoServer<Sqpoll>::counters() const {
+  common::Counters counters = counters_;
+  frame_.add_to(counters);
+  counters.buffers_in_use_max = group_ != nullptr ? group_->in_use_max() : 0;
+  return counters;
+}
+
+template <bool Sqpoll>
+std::uint64_t EchoServer<Sqpoll>::count_leaks() const {
+  const std::size_t buffers = group_ != nullptr ? group_->in_use() : 0;
+  const std::uint64_t leaks = operations_.size() + operations_.stale() + connections_.size() + buffers;
+  if (leaks > 0) {
+    std::fprintf(stderr,
+                 "leaked: %zu operations, %llu completions of nothing, %zu connections, %zu buffers\n",
+                 operations_.size(), static_cast<unsigned long long>(operations_.stale()),
+                 connections_.size(), buffers);
+  }
+  return leaks;
+}
+
+}  // namespace echo

@@ -1,0 +1,111 @@
+// --pretend-kernel: a Kernel that does not know what an older Linux did not know, so that the server has to
+// find out and fall back.
+//
+//      ring, server ──► PretendKernel ──► the real kernel
+//                          setup      a newer flag: EINVAL;      newer features are not reported
+//                          register   a newer opcode: EINVAL
+//                          enter      an SQE that asks for something newer gets an opcode that no kernel
+//                                     knows, so that its CQE says EINVAL
+//
+// Nothing in the server asks whether this is in use. It forces our fallbacks, and does not emulate the
+// behaviour of old kernels: what they did differently, with the same flags, is not here.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+#include "uring/abi.hpp"
+#include "uring/indices.hpp"
+#include "uring/setup.hpp"
+
+namespace echo {
+
+/// Of Linux, as 100 * major + minor.
+enum class Version : unsigned { linux_5_15 = 515, linux_5_19 = 519, linux_6_0 = 600, linux_6_1 = 601 };
+
+class PretendKernel {
+ public:
+  explicit PretendKernel(Version version) noexcept : version_(static_cast<unsigned>(version)) {}
+  PretendKernel(const PretendKernel&) = delete;  // the ring holds its address
+  PretendKernel& operator=(const PretendKernel&) = delete;
+
+  uring::Kernel kernel() noexcept { return {setup, enter, register_, map, this}; }
+
+ private:
+  bool is_before(unsigned version) const noexcept { return version_ < version; }
+
+  std::uint32_t newer_flags() const noexcept {
+    std::uint32_t flags = uring::abi::setup_no_sqarray;  // 6.6, and none of the versions is that new
+    if (is_before(601)) flags |= IORING_SETUP_DEFER_TASKRUN;
+    if (is_before(600)) flags |= IORING_SETUP_SINGLE_ISSUER;
+    if (is_before(519)) flags |= IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG;
+    if (is_before(518)) flags |= IORING_SETUP_SUBMIT_ALL;
+    return flags;
+  }
+
+  static int setup(void* self, unsigned entries, io_uring_params* params) {
+    auto& pretend = *static_cast<PretendKernel*>(self);
+    if ((params->flags & pretend.newer_flags()) != 0) return -EINVAL;
+    const int result = uring::real_kernel.setup(nullptr, entries, params);
+    params->features &= IORING_FEAT_LINKED_FILE - 1;  // up to 5.17's
+    if (pretend.is_before(517)) params->features &= ~std::uint32_t{IORING_FEAT_CQE_SKIP};
+    if (result >= 0) pretend.params_ = *params;
+    return result;
+  }
+
+  static int map(void* self, int fd, std::size_t bytes, std::uint64_t offset, void** address) {
+    auto& pretend = *static_cast<PretendKernel*>(self);
+    const int result = uring::real_kernel.map(nullptr, fd, bytes, offset, address);
+    if (result < 0) return result;
+    auto* const mapped = static_cast<std::byte*>(*address);
+    if (offset == IORING_OFF_SQ_RING) pretend.words_ = uring::detail::locate_words(mapped, pretend.params_);
+    if (offset == IORING_OFF_SQES) pretend.sqes_ = reinterpret_cast<io_uring_sqe*>(mapped);
+    return result;
+  }
+
+  static int register_(void* self, int fd, unsigned opcode, void* argument, unsigned count) {
+    auto& pretend = *static_cast<PretendKernel*>(self);
+    const bool too_new =
+        (pretend.is_before(518) && (opcode == IORING_REGISTER_RING_FDS)) ||
+        (pretend.is_before(519) &&
+         (opcode == IORING_REGISTER_PBUF_RING || opcode == IORING_REGISTER_FILE_ALLOC_RANGE)) ||
+        (pretend.is_before(519) && opcode == IORING_REGISTER_FILES2 &&
+         static_cast<const io_uring_rsrc_register*>(argument)->flags == IORING_RSRC_REGISTER_SPARSE);
+    if (too_new) return -EINVAL;
+    return uring::real_kernel.register_(nullptr, fd, opcode, argument, count);
+  }
+
+  static int enter(void* self, int fd, unsigned to_submit, unsigned min_complete, unsigned flags,
+                   const uring::abi::getevents_arg* argument) {
+    auto& pretend = *static_cast<PretendKernel*>(self);
+    const std::uint32_t tail = uring::load_own_sq_tail(pretend.words_);
+    for (std::uint32_t index = tail - to_submit; index != tail; ++index) {
+      io_uring_sqe& sqe = pretend.sqes_[index & (pretend.params_.sq_entries - 1)];
+      if (pretend.is_too_new(sqe)) sqe.opcode = no_opcode;
+    }
+    return uring::real_kernel.enter(nullptr, fd, to_submit, min_complete, flags, argument);
+  }
+
+  bool is_too_new(const io_uring_sqe& sqe) const noexcept {
+    switch (sqe.opcode) {
+      case IORING_OP_ACCEPT:
+        return is_before(519) && (sqe.ioprio != 0 || sqe.file_index == IORING_FILE_INDEX_ALLOC);
+      case IORING_OP_RECV:
+        if (uring::abi::sqe_optlen(sqe) != 0) return true;  // 6.17
+        return (is_before(600) && (sqe.ioprio & IORING_RECV_MULTISHOT) != 0) ||
+               (is_before(519) && sqe.ioprio != 0);
+      default:
+        return false;
+    }
+  }
+
+  /// Unknown to every kernel so far, and the CQE of an unknown opcode says EINVAL.
+  static constexpr std::uint8_t no_opcode = 255;
+
+  unsigned version_;
+  io_uring_params params_{};
+  uring::SharedWords words_{};
+  io_uring_sqe* sqes_ = nullptr;
+};
+
+}  // namespace echo
