@@ -66,7 +66,8 @@ MOST_IN_FLIGHT = 256 * MIB  # connections x size: beyond that the generator's an
 
 MOST_OPEN = 1000  # files that a server keeps open by itself are 1024, so that opening is not measured, but reading
 
-TRIES = 5  # to evict or to warm: a page that a process holds that is just ending stays, one that is on its way is not there
+# To evict or to warm: a page that is held by a process that is just ending stays; one that is on its way is not there.
+TRIES = 5
 
 TABLES = ("cached", "cold-direct", "cold-evict")
 

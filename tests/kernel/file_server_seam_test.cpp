@@ -514,6 +514,78 @@ TEST_CASE("file server: an answer that was sent to its end counts, also if the c
   CHECK(outcome.counters.bytes_out == 10);
 }
 
+// ---- Reads that fail, or come up short -------------------------------------------------------------------------
+
+/// Whether it reads a file; the signals are read by the same operation, 128 bytes at a time.
+bool reads_a_file(const io_uring_sqe& sqe) { return sqe.opcode == IORING_OP_READ && sqe.len > 128; }
+
+std::string ask(const Server& server, const std::string& request) {
+  tests::Client client(server.where());
+  client.send_all(request);
+  client.half_close();
+  return client.receive_to_end();
+}
+
+TEST_CASE("file server: a file that gave EIO is answered with 500, and not read again before it changes") {
+  SKIP_WITHOUT_SEAM();
+  Seam seam;
+  Server server(seam);
+  server.folder().write("file", std::string(1000, 'a'));
+  seam.rule(reads_a_file);
+  {
+    tests::Client client(server.where());
+    client.send_all("GET file\nECHO 1\nx");
+    server.complete(seam.held(0).user_data, -EIO);
+    CHECK(client.receive_to_end().starts_with("ERR 500 "));
+    CHECK(client.end() == tests::End::fin);
+  }
+  const std::string refusal = ask(server, "GET file\n");
+  CHECK(refusal.starts_with("ERR 500 "));
+  CHECK(refusal.find('\n') == refusal.size() - 1);  // and nothing behind it
+  std::this_thread::sleep_for(1100ms);              // it is opened anew, and is the same
+  CHECK(ask(server, "GET file\n") == refusal);
+  CHECK(seam.count_held() == 1);
+  seam.rule(nullptr);
+  server.folder().write("file", std::string(1000, 'b'));
+  std::this_thread::sleep_for(1100ms);
+  CHECK(ask(server, "GET file\n") == "OK 1000\n" + std::string(1000, 'b'));
+  server.check_clean_end();
+}
+
+TEST_CASE("file server: when a read fails behind the head, the connection is reset and never padded") {
+  SKIP_WITHOUT_SEAM();
+  Seam seam;
+  Server server(seam);
+  constexpr std::size_t chunk = 64 << 10;
+  server.folder().write("file", std::string(4 * chunk, 'a'));
+  seam.rule([](const io_uring_sqe& sqe) { return reads_a_file(sqe) && sqe.off == 3 * chunk; });
+  tests::Client client(server.where());
+  client.send_all("GET file\n");
+  const std::string head = "OK " + std::to_string(4 * chunk) + "\n";
+  CHECK(client.receive_exactly(head.size() + chunk) == head + std::string(chunk, 'a'));
+  server.complete(seam.held(0).user_data, -EIO);
+  CHECK(client.receive_to_end().size() <= 2 * chunk);
+  CHECK(client.end() == tests::End::reset);
+  const Outcome outcome = server.stop();
+  Server::check_clean(outcome, 1);
+  CHECK(outcome.counters.errors == 1);
+}
+
+TEST_CASE("file server: a read that brings less than it was asked for is continued, not taken for the end") {
+  SKIP_WITHOUT_SEAM();
+  Seam seam;
+  Server server(seam);
+  std::string contents;
+  for (int i = 0; i < 20'000; ++i) contents += std::to_string(i);
+  server.folder().write("file", contents);
+  seam.rule([](io_uring_sqe& sqe) {
+    if (reads_a_file(sqe)) sqe.len = std::min<std::uint32_t>(sqe.len, 1777);
+    return false;
+  });
+  CHECK(ask(server, "GET file\n") == "OK " + std::to_string(contents.size()) + "\n" + contents);
+  server.check_clean_end();
+}
+
 // ---- Descriptors run out ---------------------------------------------------------------------------------------
 
 TEST_CASE("file server: accepts that found no descriptor are armed again, and counted") {
