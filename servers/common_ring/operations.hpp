@@ -34,6 +34,7 @@ enum class Kind : std::uint8_t {
   receive,
   send,
   writable,  // poll, until a socket takes more
+  hangup,    // poll, until a peer sends no more
   close,
   cancel,
   read,

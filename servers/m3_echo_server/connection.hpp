@@ -57,8 +57,9 @@ struct Pieces {
   std::array<iovec, max_pieces> piece{};
 };
 
-/// What a receive asks of the kernel. (When it says EINVAL, this tells what it does not know.)
-enum class Form : std::uint8_t { single, multishot, capped };
+/// What a receive asks of the kernel. (When it says EINVAL, this tells what it does not know.) one: a single
+/// receive into a buffer of the group.
+enum class Form : std::uint8_t { single, one, multishot, capped };
 
 struct Connection {
   enum class State : std::uint8_t { open, draining, closing, closed };
@@ -68,6 +69,7 @@ struct Connection {
   bool full = false;         // receiving has stopped until the queue is low
   Form form = Form::single;  // of the receive in flight
   bool preempted = false;    // its send is being cancelled: others need the buffers
+  bool hung_up = false;      // the peer sends no more; what it has sent may still be in the socket
   bool reset = false;        // to be closed by RST
   std::uint16_t pending = 0;
   std::uint32_t queued = 0;     // bytes in the queue
@@ -76,6 +78,7 @@ struct Connection {
 
   std::optional<uring::Token> receiving{};
   std::optional<uring::Token> sending{};
+  std::optional<uring::Token> watching{};  // for the hang-up, see watch_for_hangup
   std::vector<Segment> queue{};
   std::unique_ptr<std::byte[]> memory{};  // its own: to receive into, or spilled
   Pieces* pieces = nullptr;

@@ -53,6 +53,7 @@ struct Subject {
 struct Behaviour {
   bool submit_each = false;   // a system call for each SQE: what batching is compared with
   bool direct_files = false;  // sockets in the ring's table
+  bool unix_sockets = false;  // of the Unix domain
   std::uint32_t idle_timeout_seconds = 0;
 };
 
@@ -105,6 +106,8 @@ class EchoServer {
   void receive(Connection& connection);
   void receive_from_group(Connection& connection);
   void receive_alone(Connection& connection);
+  void watch_for_hangup(Connection& connection);
+  void on_hangup(Connection& connection);
   void on_received(Connection& connection, int result, std::uint32_t flags);
   void after_receive_ended(Connection& connection, int result);
   void learn_what_is_missing(Form form);

@@ -192,6 +192,7 @@ int serve(const Options& options) {
                                        options.server,
                                        {.submit_each = options.submit == Submit::each,
                                         .direct_files = direct,
+                                        .unix_sockets = !options.server.unix_path.empty(),
                                         .idle_timeout_seconds = options.idle_timeout_seconds});
   listener->announce();
   const int result = echo_server.run();
