@@ -8,8 +8,10 @@
 // before the recv and get lost, so it is sent again every 10 ms until the thread has gone.
 #include <poll.h>
 
+#include <chrono>
 #include <csignal>
 #include <cstdio>
+#include <filesystem>
 #include <system_error>
 #include <thread>
 #include <vector>
@@ -181,6 +183,23 @@ common::Counters serve(const Options& options, std::uint64_t descriptors) {
   return shared.counters;
 }
 
+// Descriptors more than `before`, named on stderr. The threads are detached, and the last of them may be on
+// their way out still, so it is counted again for up to a second: what has leaked stays.
+std::uint64_t leaked_since(std::uint64_t before) {
+  for (int tries = 0; tries < 100 && common::open_descriptors() > before; ++tries) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  const std::uint64_t now = common::open_descriptors();
+  if (now <= before) return 0;
+  std::fprintf(stderr, "leaked: %llu descriptors; open are\n", static_cast<unsigned long long>(now - before));
+  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
+    std::error_code gone;
+    const std::filesystem::path target = std::filesystem::read_symlink(entry, gone);
+    std::fprintf(stderr, "  %s %s\n", entry.path().filename().c_str(), target.c_str());
+  }
+  return now - before;
+}
+
 // False: --help was asked for.
 bool parse(int argc, char** argv, Options& options) {
   std::vector<common::Option> table = {common::root_option(options.server),
@@ -203,8 +222,7 @@ int main(int argc, char** argv) {
         common::raise_descriptor_limit(std::uint64_t{2} * options.server.max_connections + 16);
     const std::uint64_t descriptors = common::open_descriptors();
     common::Counters counters = serve(options, limit);
-    counters.leaks = common::open_descriptors() - descriptors;
-    if (counters.leaks > 0) std::fprintf(stderr, "%s: descriptors have leaked\n", about.name);
+    counters.leaks = leaked_since(descriptors);
     common::print_counters(counters);
     return counters.leaks == 0 ? common::exit_clean : common::exit_failed;
   } catch (const common::StartError& error) {

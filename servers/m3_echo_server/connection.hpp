@@ -69,12 +69,14 @@ struct Connection {
   bool full = false;         // receiving has stopped until the queue is low
   Form form = Form::single;  // of the receive in flight
   bool preempted = false;    // its send is being cancelled: others need the buffers
+  bool more_waits = false;   // in the socket, said the last receive
   bool hung_up = false;      // the peer sends no more; what it has sent may still be in the socket
   bool reset = false;        // to be closed by RST
   std::uint16_t pending = 0;
-  std::uint32_t queued = 0;     // bytes in the queue
-  std::uint32_t send_size = 0;  // bytes of the send in flight
-  std::uint32_t first = 0;      // of the queue; what stands before it is sent
+  std::uint32_t queued = 0;         // bytes in the queue
+  std::uint32_t armed_in_turn = 0;  // of the loop: when its receive was last prepared
+  std::uint32_t send_size = 0;      // bytes of the send in flight
+  std::uint32_t first = 0;          // of the queue; what stands before it is sent
 
   std::optional<uring::Token> receiving{};
   std::optional<uring::Token> sending{};

@@ -94,6 +94,7 @@ class EchoServer {
   void keep_house();
   void next_deadline(common_ring::Deadline& deadline) const;
   void begin_stop();
+  void close_quiet();
   void reset_all();
   void release_idle() const noexcept {}
   std::size_t connection_count() const noexcept { return connections_.size(); }
@@ -147,6 +148,8 @@ class EchoServer {
   common::List<Connection, &Connection::sends> sends_{};
   std::list<Pieces> all_pieces_{};
   std::vector<Pieces*> free_pieces_{};
+  std::uint32_t turn_ = 0;  // of the loop
+  bool stopping_ = false;
   bool has_cap_ = true;        // 6.17: a multishot receive ends by itself after so many bytes
   bool has_multishot_ = true;  // 6.0
   bool recycled_ = false;      // buffers that the kernel was not told of yet

@@ -45,6 +45,8 @@ void EchoServer<Sqpoll>::dispatch(Kind kind, const Subject& subject, int result,
 
 template <bool Sqpoll>
 void EchoServer<Sqpoll>::keep_house() {
+  if (stopping_) close_quiet();
+  ++turn_;
   if (!starving_.empty() && group_->with_kernel() == 0) preempt_stalled();
   feed_starving();
   while (behaviour_.idle_timeout_seconds > 0 && !active_.empty()) {
@@ -57,6 +59,10 @@ void EchoServer<Sqpoll>::keep_house() {
 
 template <bool Sqpoll>
 void EchoServer<Sqpoll>::next_deadline(common_ring::Deadline& deadline) const {
+  if (stopping_) {  // a receive that was armed in the last turn has until the end of this one
+    const auto is_new = [this](const Connection& c) { return c.queued == 0 && c.armed_in_turn + 1 == turn_; };
+    if (std::any_of(connections_.begin(), connections_.end(), is_new)) deadline.at_most_until(frame_.now());
+  }
   if (behaviour_.idle_timeout_seconds > 0 && !active_.empty()) {
     deadline.at_most_until(active_.first()->last_active +
                            std::chrono::seconds(behaviour_.idle_timeout_seconds));
@@ -74,14 +80,23 @@ void EchoServer<Sqpoll>::free_a_descriptor() {
   }
 }
 
-// Who has nothing under way goes now; what was received is still echoed, in five seconds.
+// Clients may finish what they have begun, which is what has reached us by now.
 template <bool Sqpoll>
 void EchoServer<Sqpoll>::begin_stop() {
+  stopping_ = true;
+  for (Connection& connection : connections_) connection.armed_in_turn = turn_;
+}
+
+// Closes those that are owed nothing: nothing is queued, and a receive has been armed for a whole turn and
+// brought nothing, so nothing is in the socket either. (Its descriptor could be asked; a slot could not.)
+template <bool Sqpoll>
+void EchoServer<Sqpoll>::close_quiet() {
   for (auto next = connections_.begin(); next != connections_.end();) {
     Connection& connection = *next++;
-    if (connection.state != Connection::State::open) continue;
-    connection.state = Connection::State::draining;
-    if (connection.queued == 0) begin_close(connection);
+    if (connection.state == Connection::State::open && connection.queued == 0 && connection.receiving &&
+        !connection.more_waits && connection.armed_in_turn != turn_) {
+      begin_close(connection);
+    }
   }
 }
 
@@ -192,6 +207,7 @@ template <bool Sqpoll>
 void EchoServer<Sqpoll>::on_received(Connection& connection, int result, std::uint32_t flags) {
   const bool ended = (flags & IORING_CQE_F_MORE) == 0;
   if (ended) connection.receiving.reset();
+  connection.more_waits = (flags & IORING_CQE_F_SOCK_NONEMPTY) != 0;
   if (result > 0 || (flags & IORING_CQE_F_BUFFER) != 0) take_bytes(connection, result, flags);
   if (ended) after_receive_ended(connection, result);
 }
@@ -419,6 +435,7 @@ void EchoServer<Sqpoll>::begin_close(Connection& connection, bool reset) {
   if (connection.state >= Connection::State::closing) return;
   connection.state = Connection::State::closing;
   connection.reset = reset;
+  if (reset && connection.queued > 0) ++counters_.errors;  // it is owed what is queued, and will not get it
   active_.remove(connection);
   starving_.remove(connection);
   if (connection.receiving) cancel(connection, *connection.receiving);
@@ -482,13 +499,16 @@ void EchoServer<Sqpoll>::print_tables() const {
     std::fprintf(stderr, "buffers: %zu of %zu in use, %zu connections wait for one\n", group_->in_use(),
                  group_->capacity(), starving_.size());
   }
-  std::fprintf(stderr, "connections: %zu\n", connections_.size());
+  std::fprintf(stderr, "%zu connections\n%8s  %-10s %8s %14s %10s\n", connections_.size(),
+               behaviour_.direct_files ? "slot" : "fd", "state", "pending", "queued bytes", "idle ms");
   for (const Connection& connection : connections_) {
-    const std::chrono::duration<double> idle = frame_.now() - connection.last_active;
-    std::fprintf(stderr, "  %s %d %s: %u pending, %u bytes queued%s%s, idle for %.1f s\n",
-                 behaviour_.direct_files ? "slot" : "fd", connection.fd, name_of(connection.state),
-                 connection.pending, connection.queued, connection.full ? " (full)" : "",
-                 starving_.contains(connection) ? " (no buffer)" : "", idle.count());
+    const auto idle =
+        std::chrono::duration_cast<std::chrono::milliseconds>(frame_.now() - connection.last_active);
+    const char* const state = starving_.contains(connection) ? "no buffer"
+                              : connection.full              ? "full"
+                                                             : name_of(connection.state);
+    std::fprintf(stderr, "%8d  %-10s %8u %14u %10lld\n", connection.fd, state, connection.pending,
+                 connection.queued, static_cast<long long>(idle.count()));
   }
 }
 
