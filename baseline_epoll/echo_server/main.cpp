@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "baseline_epoll/echo_server/server.hpp"
+#include "servers/common/ending.hpp"
 #include "servers/common/limits.hpp"
 
 namespace {
@@ -35,12 +36,7 @@ bool parse(int argc, char** argv, Options& options) {
 // A connection costs a descriptor; a few are ours.
 void raise_limit(const Options& options) {
   const std::uint64_t wanted = std::uint64_t{options.server.max_connections} + 64;
-  const std::uint64_t limit = common::raise_descriptor_limit(wanted);
-  if (limit >= wanted) return;
-  std::fprintf(
-      stderr,
-      "%s: %llu descriptors are allowed, %llu would be needed for all of --max-connections (ulimit -Hn)\n",
-      about.name, static_cast<unsigned long long>(limit), static_cast<unsigned long long>(wanted));
+  common::raise_descriptor_limit_or_say(wanted, about.name, "--max-connections");
 }
 
 // Serves to the end. Returns what was counted, leaks of connections and rings among it.
@@ -60,15 +56,7 @@ int main(int argc, char** argv) {
     if (!parse(argc, argv, options)) return common::exit_clean;
     raise_limit(options);
     const std::uint64_t descriptors = common::open_descriptors();
-    common::Counters counters = serve(options);
-    const std::uint64_t left = common::open_descriptors();
-    if (left > descriptors) {
-      std::fprintf(stderr, "%s: %llu descriptors have leaked\n", about.name,
-                   static_cast<unsigned long long>(left - descriptors));
-      counters.leaks += left - descriptors;
-    }
-    common::print_counters(counters);
-    return counters.leaks == 0 ? common::exit_clean : common::exit_failed;
+    return common::end_with(serve(options), descriptors, about.name);
   } catch (const common::StartError& error) {
     std::fprintf(stderr, "%s: %s\n", about.name, error.what());
     return error.exit_code();

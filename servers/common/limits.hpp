@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstdio>
 
 namespace common {
 
@@ -23,6 +24,18 @@ inline std::uint64_t raise_descriptor_limit(std::uint64_t wanted) noexcept {
   if (limit.rlim_cur >= wanted) return limit.rlim_cur;
   const rlimit lifted{.rlim_cur = std::min<rlim_t>(wanted, limit.rlim_max), .rlim_max = limit.rlim_max};
   return ::setrlimit(RLIMIT_NOFILE, &lifted) == 0 ? lifted.rlim_cur : limit.rlim_cur;
+}
+
+/// The same, and says on stderr when it is fewer: `wanted_for` names the options that ask for so many.
+inline std::uint64_t raise_descriptor_limit_or_say(std::uint64_t wanted, const char* program,
+                                                   const char* wanted_for) {
+  const std::uint64_t limit = raise_descriptor_limit(wanted);
+  if (limit < wanted) {
+    std::fprintf(
+        stderr, "%s: %llu descriptors are allowed, %llu would be needed for all of %s (ulimit -Hn)\n",
+        program, static_cast<unsigned long long>(limit), static_cast<unsigned long long>(wanted), wanted_for);
+  }
+  return limit;
 }
 
 /// Descriptors that are open in this process now; 0 without /proc.

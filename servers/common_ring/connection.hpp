@@ -12,8 +12,8 @@
 //   Chunk        a buffer of the pool; until its last byte is sent, or the client turns out to be stalled
 //
 // A connection is driven by completions (and by the clock, when it lingers or others wait for its buffers),
-// and `pending` counts those that are still to come. Closing means: cancel what can be cancelled, wait until `pending` is zero, then close the descriptor. Nothing is
-// ever freed while the kernel may write to it.
+// and `pending` counts those that are still to come. Closing means: cancel what can be cancelled, wait until
+// `pending` is zero, then close the descriptor. Nothing is ever freed while the kernel may write to it.
 #pragma once
 
 #include <sys/socket.h>

@@ -187,8 +187,10 @@ FileWaiter* FileCache::open_failed(File& file, int error) {
 
 FileWaiter* FileCache::looked(File& file, int result) {
   const int error = result < 0 ? -result : examine(file);
-  if (error != 0) forget(file);
-  if (error != 0) return settle(file, File::State::failed, error);
+  if (error != 0) {
+    forget(file);
+    return settle(file, File::State::failed, error);
+  }
   // What could not be read, and has not changed, cannot be read now.
   const bool unusable = file.unusable && *file.unusable == file.facts;
   return settle(file, File::State::open, unusable ? EIO : 0);
@@ -200,9 +202,10 @@ int FileCache::examine(File& file) {
   if (const int refusal = common::refusal_of_mode(file.facts.mode); refusal != 0) return refusal;
   std::uint32_t& alignment = file.facts.offset_alignment;
   if (!file.through_cache) {
-    if (alignment == 0)
-      say_buffered(file);  // the kernel took the flag, and goes through its cache all the same
-    if (alignment == 0) alignment = largest_alignment;
+    if (alignment == 0) {  // the kernel took the flag, and goes through its cache all the same
+      say_buffered(file);
+      alignment = largest_alignment;
+    }
     if (alignment > largest_alignment || file.facts.memory_alignment > largest_alignment) return EINVAL;
   }
   // O_NONBLOCK has done its work. To io_uring it would say that no read of this file blocks, and on a file

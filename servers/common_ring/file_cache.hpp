@@ -143,7 +143,6 @@ class FileCache {
   void start_close(File& file);
   void close(File& file);
   void forget(File& file);
-  void trim();
   FileWaiter* opened(File& file, int result);
   FileWaiter* open_failed(File& file, int error);
   FileWaiter* looked(File& file, int result);

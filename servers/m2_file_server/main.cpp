@@ -17,7 +17,7 @@
 #include <optional>
 #include <string>
 
-#include "servers/common/counters.hpp"
+#include "servers/common/ending.hpp"
 #include "servers/common/file_options.hpp"
 #include "servers/common/limits.hpp"
 #include "servers/common/listener.hpp"
@@ -104,36 +104,19 @@ std::optional<uring::DirectFiles> make_slots(const Options& options, const uring
   return table;
 }
 
-/// A descriptor for each connection and each open file; a few are ours.
-void raise_limit(const common_ring::FileServer::Options& options) {
-  const std::uint64_t wanted = std::uint64_t{options.server.max_connections} + options.files.open_files + 64;
-  const std::uint64_t limit = common::raise_descriptor_limit(wanted);
-  if (limit >= wanted) return;
-  std::fprintf(stderr,
-               "%s: %llu descriptors are allowed, %llu would be needed for all of --max-connections and "
-               "--open-files (ulimit -Hn)\n",
-               program, static_cast<unsigned long long>(limit), static_cast<unsigned long long>(wanted));
-}
-
-/// The last line on stdout, and the exit code.
-int report(common::Counters counters, std::uint64_t descriptors_before, int result) {
-  const std::uint64_t descriptors = common::open_descriptors();
-  if (descriptors > descriptors_before) {
-    std::fprintf(stderr, "leaked: %llu descriptors\n",
-                 static_cast<unsigned long long>(descriptors - descriptors_before));
-    counters.leaks += descriptors - descriptors_before;
-  }
-  common::print_counters(counters);
-  if (result < 0) {
-    std::fprintf(stderr, "%s: stopped by %s\n", program, common::errno_text(-result).c_str());
-  }
-  return result == 0 && counters.leaks == 0 ? common::exit_clean : common::exit_failed;
+/// The last words, and the exit code; `result` is what the server's run ended with.
+int end(const common::Counters& counters, std::uint64_t descriptors, int result) {
+  const int code = common::end_with(counters, descriptors, program);
+  if (result < 0) std::fprintf(stderr, "%s: stopped by %s\n", program, common::errno_text(-result).c_str());
+  return result < 0 ? common::exit_failed : code;
 }
 
 int serve(const Options& options) {
   const common::ServerOptions& server = options.server.server;
   const common::FileOptions& files = options.server.files;
-  raise_limit(options.server);
+  // A descriptor for each connection and each open file; a few are ours.
+  common::raise_descriptor_limit_or_say(std::uint64_t{server.max_connections} + files.open_files + 64,
+                                        program, "--max-connections and --open-files");
   const common::Descriptor signals = common::open_signals(/*nonblocking=*/false);
   const common::Descriptor root = common::open_root(server.root);
   const std::uint64_t descriptors_before = common::open_descriptors();
@@ -156,10 +139,10 @@ int serve(const Options& options) {
   counters.leaks = file_server.count_leaks();
   // If the ring failed, operations are still in flight, and only the end of the process ends them before the
   // memory that they write to.
-  if (result < 0 && counters.leaks > 0) std::_Exit(report(counters, descriptors_before, result));
+  if (result < 0 && counters.leaks > 0) std::_Exit(end(counters, descriptors_before, result));
   listener.reset();
   ring.reset();
-  return report(counters, descriptors_before, result);
+  return end(counters, descriptors_before, result);
 }
 
 }  // namespace

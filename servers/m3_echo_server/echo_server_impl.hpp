@@ -170,10 +170,10 @@ void EchoServer<Sqpoll>::receive_from_group(Connection& connection) {
   });
 }
 
-// A multishot receive on a Unix-domain socket can miss the end of the stream (6.17, 6.18): when the last bytes
-// and the FIN are there together, it takes the bytes, is told that none are left, and waits for the next event,
-// which has already been. (docs/kernel-facts.md; TCP is not affected.) So somebody else waits for the FIN, and
-// then the rest is received one by one: each of those looks first.
+// A multishot receive on a Unix-domain socket can miss the end of the stream (seen on 6.18): when the FIN and
+// the bytes for some 40 buffers are there already, it takes the bytes and waits for an event that has been.
+// (docs/kernel-facts.md; TCP is not affected.) So somebody else waits for the FIN, and then the rest is
+// received one by one: each of those looks first.
 template <bool Sqpoll>
 void EchoServer<Sqpoll>::watch_for_hangup(Connection& connection) {
   connection.watching = start(Kind::hangup, connection, [&](io_uring_sqe& sqe, Token token) {

@@ -17,7 +17,7 @@
 #include <optional>
 #include <string>
 
-#include "servers/common/counters.hpp"
+#include "servers/common/ending.hpp"
 #include "servers/common/limits.hpp"
 #include "servers/common/listener.hpp"
 #include "servers/common/options.hpp"
@@ -152,23 +152,16 @@ void announce_dropped(const Ring& ring) {
                uring::setup_flag_names(ring.dropped_setup_flags()).c_str());
 }
 
-/// The last line on stdout, and the exit code.
-int report(common::Counters counters, std::uint64_t descriptors_before, int result) {
-  const std::uint64_t descriptors = common::open_descriptors();
-  if (descriptors > descriptors_before) {
-    std::fprintf(stderr, "leaked: %llu descriptors\n",
-                 static_cast<unsigned long long>(descriptors - descriptors_before));
-    counters.leaks += descriptors - descriptors_before;
-  }
-  common::print_counters(counters);
-  if (result < 0) {
-    std::fprintf(stderr, "%s: stopped by %s\n", program, common::errno_text(-result).c_str());
-  }
-  return result == 0 && counters.leaks == 0 ? common::exit_clean : common::exit_failed;
+/// The last words, and the exit code; `result` is what the server's run ended with.
+int end(const common::Counters& counters, std::uint64_t descriptors, int result) {
+  const int code = common::end_with(counters, descriptors, program);
+  if (result < 0) std::fprintf(stderr, "%s: stopped by %s\n", program, common::errno_text(-result).c_str());
+  return result < 0 ? common::exit_failed : code;
 }
 
 int serve(const Options& options) {
-  common::raise_descriptor_limit(std::uint64_t{options.server.max_connections} + 64);
+  common::raise_descriptor_limit_or_say(std::uint64_t{options.server.max_connections} + 64, program,
+                                        "--max-connections");
   const common::Descriptor signals = common::open_signals(/*nonblocking=*/false);
   const std::uint64_t descriptors_before = common::open_descriptors();
   std::optional<common::Listener> listener(common::listen_on(options.server, /*nonblocking=*/false));
@@ -201,10 +194,10 @@ int serve(const Options& options) {
   counters.leaks = echo_server.count_leaks();
   // If the ring failed, operations are still in flight, and only the end of the process ends them before the
   // memory that they write to.
-  if (result < 0 && counters.leaks > 0) std::_Exit(report(counters, descriptors_before, result));
+  if (result < 0 && counters.leaks > 0) std::_Exit(end(counters, descriptors_before, result));
   listener.reset();
   ring.reset();
-  return report(counters, descriptors_before, result);
+  return end(counters, descriptors_before, result);
 }
 
 }  // namespace
