@@ -36,6 +36,8 @@ struct WaitPolicy {
   std::chrono::microseconds busy_wait{0};
   /// Let completions gather for that long before waking up (6.12; ignored before). 0: wake for the first.
   std::chrono::microseconds gather{0};
+  /// So many end the gathering early; 0: only a full CQ does.
+  unsigned enough = 0;
 };
 
 /// What the loop's ring did since its start.
@@ -57,6 +59,9 @@ class BasicLoop {
       : ring_(ring), policy_(policy) {}
 
   BasicRing<Sqpoll>& ring() noexcept { return ring_; }
+
+  /// How to wait, from the next turn on.
+  void wait_by(WaitPolicy policy) noexcept { policy_ = policy; }
 
   /// A free SQE. If the SQ is full, what is in it is submitted first, also in the middle of a harvest: it is
   /// the one case where a turn takes more than one enter, so size the SQ for it to be rare. nullptr only if
@@ -85,7 +90,8 @@ class BasicLoop {
   int run_once(Handler&& handler, std::chrono::nanoseconds timeout = forever) {
     if (policy_.busy_wait.count() > 0) timeout = spin(timeout);
     // Gathering means to ask for more than the first: whoever wants one gets it at once, min_wait or not.
-    const unsigned want = policy_.gather.count() > 0 ? ring_.cq_entries() : 1;
+    const unsigned enough = policy_.enough > 0 ? policy_.enough : ring_.cq_entries();
+    const unsigned want = policy_.gather.count() > 0 ? enough : 1;
     const Waited waited = ring_.submit_and_wait(want, timeout, policy_.gather);
     const int harvested = ring_.harvest(handler);
     if (harvested < 0) return harvested;

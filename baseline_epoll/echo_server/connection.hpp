@@ -1,6 +1,6 @@
 // One connection: a socket, and what it was sent and did not take yet.
 //
-//   ring  [......#########........]     256 KiB, only while something is queued
+//   ring  [......#########........]     64 KiB, only while something is queued
 //                ^head    ^head + queued
 //
 // Bytes go from the hot buffer (server.hpp) straight back into the socket they came from. Here lies what did
@@ -30,8 +30,8 @@ namespace echo_server {
 
 using Time = std::chrono::steady_clock::time_point;
 
-inline constexpr std::size_t high_water = 256 << 10;  // queued on one connection: receiving stops
-inline constexpr std::size_t low_water = 64 << 10;    // and goes on below this
+inline constexpr std::size_t high_water = 64 << 10;  // queued on one connection: receiving stops
+inline constexpr std::size_t low_water = 16 << 10;   // and goes on below this
 
 using Ring = std::array<std::byte, high_water>;
 
@@ -61,7 +61,7 @@ class RingPool {
   std::size_t most_in_use() const noexcept { return most_; }
 
  private:
-  static constexpr std::size_t most_spare = 64;  // 16 MiB
+  static constexpr std::size_t most_spare = 64;  // 4 MiB
 
   std::vector<std::unique_ptr<Ring>> spare_{};
   std::size_t in_use_ = 0;

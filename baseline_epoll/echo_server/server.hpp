@@ -5,8 +5,8 @@
 // The common case is two system calls for a connection that has something: recv into the hot buffer, send out
 // of it. The hot buffer is one for all connections, 64 KiB that never leave the processor's cache. Only what
 // the socket does not take is copied, into a ring of the connection's own; only then is EPOLLOUT asked for,
-// and given up when the ring is empty again. 256 KiB queued: receiving stops, and TCP stops the peer. Below
-// 64 KiB it goes on.
+// and given up when the ring is empty again. 64 KiB queued: receiving stops, and TCP stops the peer. Below
+// 16 KiB it goes on.
 //
 // Edge-triggered, and why: level-triggered, the kernel keeps each connection that it reported on its list and
 // asks the socket again in the next epoll_wait, to find it empty. Measured for a whole turn (epoll_wait, recv,

@@ -34,11 +34,16 @@
 #include "servers/common/listener.hpp"
 #include "servers/common/options.hpp"
 #include "servers/m3_echo_server/connection.hpp"
+#include "servers/m3_echo_server/gathering.hpp"
+#include "servers/m3_echo_server/hot_buffers.hpp"
 #include "uring/buffer_ring.hpp"
 #include "uring/loop.hpp"
 #include "uring/prep_sockets.hpp"
 
 namespace echo {
+
+/// Of the ring's table, beyond one for each connection: clients that are one too many, until they are closed.
+inline constexpr std::uint32_t spare_slots = 16;
 
 /// How long a send may be in flight while others find no buffer.
 inline constexpr std::chrono::milliseconds patience_with_readers{10};
@@ -52,7 +57,7 @@ struct Subject {
 
 struct Behaviour {
   bool submit_each = false;   // a system call for each SQE: what batching is compared with
-  bool direct_files = false;  // sockets in the ring's table
+  std::uint32_t slots = 0;    // sockets in the ring's table, which has so many; 0: ordinary descriptors
   bool unix_sockets = false;  // of the Unix domain
   std::uint32_t idle_timeout_seconds = 0;
 };
@@ -69,7 +74,7 @@ class EchoServer {
         group_(group),
         behaviour_(behaviour),
         frame_(*this, loop, listener, signals, options,
-               behaviour.direct_files ? common_ring::Sockets::slots : common_ring::Sockets::descriptors),
+               behaviour.slots > 0 ? common_ring::Sockets::slots : common_ring::Sockets::descriptors),
         operations_(frame_.operations()) {}
 
   /// Serves until a signal says stop, and the last connection has gone. 0, or -errno if the ring or the
@@ -90,6 +95,7 @@ class EchoServer {
   // ---- What the frame asks for
   void dispatch(Kind kind, const Subject& subject, int result, std::uint32_t flags);
   void add_client(int fd);
+  bool has_slots() const noexcept { return behaviour_.slots > 0; }
   void free_a_descriptor();
   void keep_house();
   void next_deadline(common_ring::Deadline& deadline) const;
@@ -114,8 +120,10 @@ class EchoServer {
   void learn_what_is_missing(Form form);
   void take_bytes(Connection& connection, int result, std::uint32_t flags);
   void stop_receiving_when_full(Connection& connection);
+  void refill_group();
   void feed_starving();
   void preempt_stalled();
+  void decide_how_to_wait();
 
   // ---- Sending
   void send(Connection& connection);
@@ -141,6 +149,8 @@ class EchoServer {
   Frame frame_;
   common_ring::Operations<Loop, Subject>& operations_;
   common::Counters counters_{};
+  Gathering gathering_{};
+  HotBuffers hot_buffers_{};
 
   std::list<Connection> connections_{};
   common::List<Connection, &Connection::active> active_{};
@@ -148,11 +158,11 @@ class EchoServer {
   common::List<Connection, &Connection::sends> sends_{};
   std::list<Pieces> all_pieces_{};
   std::vector<Pieces*> free_pieces_{};
-  std::uint32_t turn_ = 0;  // of the loop
+  std::uint32_t turn_ = 0;    // of the loop
+  unsigned sends_begun_ = 0;  // in this turn
   bool stopping_ = false;
   bool has_cap_ = true;        // 6.17: a multishot receive ends by itself after so many bytes
   bool has_multishot_ = true;  // 6.0
-  bool recycled_ = false;      // buffers that the kernel was not told of yet
 };
 
 }  // namespace echo

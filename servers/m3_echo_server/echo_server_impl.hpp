@@ -47,14 +47,30 @@ template <bool Sqpoll>
 void EchoServer<Sqpoll>::keep_house() {
   if (stopping_) close_quiet();
   ++turn_;
-  if (!starving_.empty() && group_->with_kernel() == 0) preempt_stalled();
-  feed_starving();
+  if (group_ != nullptr) {
+    refill_group();
+    feed_starving();
+  }
   while (behaviour_.idle_timeout_seconds > 0 && !active_.empty()) {
     Connection& silent = *active_.first();
     const auto timeout = std::chrono::seconds(behaviour_.idle_timeout_seconds);
     if (frame_.now() - silent.last_active < timeout) break;
     begin_close(silent, silent.queued > 0);
   }
+  decide_how_to_wait();
+}
+
+// A send's completion is there as soon as it is submitted, nearly always; those are not worth waiting for.
+template <bool Sqpoll>
+void EchoServer<Sqpoll>::decide_how_to_wait() {
+  if (gathering_.due(frame_.now())) {
+    gathering_.look(frame_.now(), thread_cpu_time());
+    ++counters_.syscalls;
+  }
+  const unsigned sends = std::exchange(sends_begun_, 0);
+  const unsigned messages = gathering_.messages();
+  loop_.wait_by(messages > 1 ? uring::WaitPolicy{.gather = gathering_time, .enough = messages + sends}
+                             : uring::WaitPolicy{});
 }
 
 template <bool Sqpoll>
@@ -67,7 +83,7 @@ void EchoServer<Sqpoll>::next_deadline(common_ring::Deadline& deadline) const {
     deadline.at_most_until(active_.first()->last_active +
                            std::chrono::seconds(behaviour_.idle_timeout_seconds));
   }
-  if (!starving_.empty() && !sends_.empty()) {
+  if (!starving_.empty() && !sends_.empty() && !sends_.first()->preempted) {
     deadline.at_most_until(sends_.first()->send_began + patience_with_readers);
   }
 }
@@ -105,26 +121,19 @@ void EchoServer<Sqpoll>::reset_all() {
   for (auto next = connections_.begin(); next != connections_.end();) begin_close(*next++, true);
 }
 
+// One too many becomes a connection as well, and leaves at once: closing has one path, for a slot too.
 template <bool Sqpoll>
 void EchoServer<Sqpoll>::add_client(int fd) {
-  if (frame_.is_full()) {
-    ++counters_.refused;
-    if (!behaviour_.direct_files) {
-      ++counters_.syscalls;
-      ::close(fd);
-    } else {
-      operations_.start(Kind::close, {}, [&](io_uring_sqe& sqe, Token token) {
-        uring::prep::close_direct(sqe, {static_cast<std::uint32_t>(fd)}, token);
-      });
-    }
-    return;
-  }
-  ++counters_.accepted;
+  const bool refused = frame_.is_full();
+  // The kernel finds out that no slot is free when the client has been accepted, and drops it: so one is free.
+  if (!refused && has_slots() && connections_.size() + spare_slots > behaviour_.slots) free_a_descriptor();
+  ++(refused ? counters_.refused : counters_.accepted);
   Connection& connection = connections_.emplace_back();
   connection.self = std::prev(connections_.end());
   connection.fd = fd;
   connection.last_active = frame_.now();
   active_.push_back(connection);
+  if (refused) return begin_close(connection);
   if (behaviour_.unix_sockets && group_ != nullptr) watch_for_hangup(connection);
   receive(connection);
 }
@@ -137,7 +146,7 @@ Token EchoServer<Sqpoll>::start(Kind kind, Connection& connection, Fill&& fill) 
   ++connection.pending;
   const Token token = operations_.start(kind, {&connection}, [&](io_uring_sqe& sqe, Token name) {
     fill(sqe, name);
-    if (behaviour_.direct_files && kind != Kind::close) uring::prep::fixed_file(sqe);
+    if (has_slots() && kind != Kind::close) uring::prep::fixed_file(sqe);
   });
   if (behaviour_.submit_each) loop_.ring().submit();
   return token;
@@ -219,11 +228,15 @@ void EchoServer<Sqpoll>::take_bytes(Connection& connection, int result, std::uin
   std::byte* const at = from_group ? group_->data(static_cast<std::uint16_t>(id)) : connection.memory.get();
   const Segment segment{.at = at, .size = static_cast<std::uint32_t>(std::max(result, 0)), .buffer = id};
   if (segment.size == 0 || connection.state >= Connection::State::closing) return give_back(segment);
+  if (from_group) hot_buffers_.taken_one();
+  gathering_.spoke(connection.spoke_in);
   ++counters_.requests;
   counters_.bytes_in += segment.size;
   connection.queue.push_back(segment);
   connection.queued += segment.size;
   touch(connection);
+  // Behind private memory that is being sent: from now on there is a buffer to be had here.
+  if (from_group && connection.sending && !sends_.contains(connection)) sends_.push_back(connection);
   stop_receiving_when_full(connection);
   send(connection);
 }
@@ -272,10 +285,15 @@ void EchoServer<Sqpoll>::learn_what_is_missing(Form form) {
   }
 }
 
-// Buffers came back: the kernel is told, and then those who found none try again.
+template <bool Sqpoll>
+void EchoServer<Sqpoll>::refill_group() {
+  group_->publish(std::max(hot_buffers_.end_turn(), starving_.size()));
+  if (!starving_.empty() && group_->with_kernel() == 0) preempt_stalled();
+}
+
+// Those who found no buffer try again when there are some.
 template <bool Sqpoll>
 void EchoServer<Sqpoll>::feed_starving() {
-  if (std::exchange(recycled_, false)) group_->publish();
   if (starving_.empty() || group_->with_kernel() == 0) return;
   while (Connection* const connection = starving_.pop_front()) {
     ++counters_.rearms;
@@ -305,7 +323,6 @@ template <bool Sqpoll>
 void EchoServer<Sqpoll>::send(Connection& connection) {
   if (connection.sending || connection.queued == 0) return;
   const Segment& front = connection.queue[connection.first];
-  const bool has_buffers = front.buffer != no_buffer;
   const unsigned count = gather(connection);
   connection.sending = start(Kind::send, connection, [&](io_uring_sqe& sqe, Token token) {
     if (count == 1) {
@@ -314,8 +331,9 @@ void EchoServer<Sqpoll>::send(Connection& connection) {
       uring::prep::sendmsg(sqe, connection.fd, &connection.pieces->message, MSG_WAITALL, token);
     }
   });
+  ++sends_begun_;
   connection.send_began = frame_.now();
-  if (has_buffers) sends_.push_back(connection);
+  if (connection.queue.back().buffer != no_buffer) sends_.push_back(connection);
 }
 
 template <bool Sqpoll>
@@ -388,9 +406,7 @@ void EchoServer<Sqpoll>::mark_sent(Connection& connection, std::uint32_t bytes) 
 
 template <bool Sqpoll>
 void EchoServer<Sqpoll>::give_back(const Segment& segment) {
-  if (segment.buffer == no_buffer) return;
-  group_->recycle(static_cast<std::uint16_t>(segment.buffer));
-  recycled_ = true;
+  if (segment.buffer != no_buffer) group_->recycle(static_cast<std::uint16_t>(segment.buffer));
 }
 
 template <bool Sqpoll>
@@ -458,13 +474,13 @@ template <bool Sqpoll>
 void EchoServer<Sqpoll>::close_when_quiet(Connection& connection) {
   if (connection.state != Connection::State::closing || connection.pending > 0) return;
   connection.state = Connection::State::closed;
-  if (connection.reset && !behaviour_.direct_files) {  // a slot has no setsockopt (before 6.7)
+  if (connection.reset && !has_slots()) {  // a slot has no setsockopt (before 6.7)
     const ::linger at_once{.l_onoff = 1, .l_linger = 0};
     ++counters_.syscalls;
     ::setsockopt(connection.fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
   }
   start(Kind::close, connection, [&](io_uring_sqe& sqe, Token token) {
-    if (behaviour_.direct_files) {
+    if (has_slots()) {
       uring::prep::close_direct(sqe, {static_cast<std::uint32_t>(connection.fd)}, token);
     } else {
       uring::prep::close(sqe, connection.fd, token);
@@ -500,7 +516,7 @@ void EchoServer<Sqpoll>::print_tables() const {
                  group_->capacity(), starving_.size());
   }
   std::fprintf(stderr, "%zu connections\n%8s  %-10s %8s %14s %10s\n", connections_.size(),
-               behaviour_.direct_files ? "slot" : "fd", "state", "pending", "queued bytes", "idle ms");
+               has_slots() ? "slot" : "fd", "state", "pending", "queued bytes", "idle ms");
   for (const Connection& connection : connections_) {
     const auto idle =
         std::chrono::duration_cast<std::chrono::milliseconds>(frame_.now() - connection.last_active);

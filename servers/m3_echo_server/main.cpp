@@ -45,10 +45,12 @@ constexpr unsigned sq_entries = 1024;
 /// Completions wait here until the loop comes round. Too few is no loss, but it ends multishots, each of which
 /// must then be armed again.
 constexpr unsigned cq_entries = 16384;
-/// The group: 4 MiB, which an ordinary user may have registered. A buffer is in use from the receive to the
-/// end of its send, so this is for clients that speak at the same moment, not for clients.
+/// The group. A buffer is in use from the receive to the end of its send, so their number is for clients that
+/// speak at the same moment, not for clients. Large enough for a large message in one piece: a receive, a
+/// completion and a send for each 4 KiB of it would cost more than the bytes. The 64 MiB are address space:
+/// memory becomes of them only what is used, and hot_buffers.hpp sees to it that it is little.
 constexpr std::size_t buffers = 1024;
-constexpr std::size_t buffer_bytes = 4096;
+constexpr std::size_t buffer_bytes = 64 << 10;
 constexpr uring::BufferGroup group_of_buffers{0};
 
 enum class Submit : std::uint8_t { each, batched };
@@ -124,7 +126,7 @@ std::optional<echo::PretendKernel> pretend_kernel(Pretend pretend) {
 
 /// The group of buffers, or none: then each connection has a buffer of its own.
 bool register_group(uring::BufferRing& group, const Ring& ring) {
-  const int result = group.register_with(ring, group_of_buffers);
+  const int result = group.register_with(ring, group_of_buffers, echo::HotBuffers::least);
   if (result >= 0) return true;
   std::fprintf(stderr, "%s: no provided buffers (%s): --recv single instead\n", program,
                common::errno_text(-result).c_str());
@@ -132,17 +134,18 @@ bool register_group(uring::BufferRing& group, const Ring& ring) {
 }
 
 /// The ring's own table, with a slot for each connection; the kernel hands them out (5.19, which is known by
-/// the buffer rings that came with it). False: there is none.
-bool register_slots(uring::DirectFiles& slots, const Ring& ring, std::uint64_t wanted) {
+/// the buffer rings that came with it). Returns how many slots it has; 0: there is none.
+std::uint32_t register_slots(const Ring& ring, std::uint32_t max_connections) {
+  const std::uint64_t wanted = std::uint64_t{max_connections} + echo::spare_slots;
+  const auto slots = static_cast<std::uint32_t>(std::min(wanted, common::raise_descriptor_limit(wanted)));
   int result = -EINVAL;
   if (uring::probe_capabilities(ring.kernel()).provided_buffer_rings) {
-    const std::uint64_t most = std::min(wanted, common::raise_descriptor_limit(wanted));
-    result = slots.register_with(ring, static_cast<std::uint32_t>(most));
+    result = uring::DirectFiles().register_with(ring, slots);
   }
-  if (result >= 0) return true;
+  if (result >= 0) return slots;
   std::fprintf(stderr, "%s: no direct descriptors for sockets (%s): ordinary ones instead\n", program,
                common::errno_text(-result).c_str());
-  return false;
+  return 0;
 }
 
 /// What was asked for, and is not to be had.
@@ -176,15 +179,14 @@ int serve(const Options& options) {
       pretend ? pretend->kernel() : uring::real_kernel);
   announce_dropped(*ring);
   const bool has_group = options.recv == Recv::multishot && register_group(group, *ring);
-  uring::DirectFiles slots;
-  const bool direct = options.files == Files::direct &&
-                      register_slots(slots, *ring, std::uint64_t{options.server.max_connections} + 16);
+  const std::uint32_t slots =
+      options.files == Files::direct ? register_slots(*ring, options.server.max_connections) : 0;
 
   uring::BasicLoop<sqpoll> loop(*ring);
   echo::EchoServer<sqpoll> echo_server(loop, has_group ? &group : nullptr, *listener, signals.get(),
                                        options.server,
                                        {.submit_each = options.submit == Submit::each,
-                                        .direct_files = direct,
+                                        .slots = slots,
                                         .unix_sockets = !options.server.unix_path.empty(),
                                         .idle_timeout_seconds = options.idle_timeout_seconds});
   listener->announce();

@@ -71,8 +71,42 @@ TEST_CASE("a registered group has all its buffers with the kernel, which takes t
   CHECK(seen.size() == 4);
   CHECK(provided.buffers.in_use_max() == 4);
   for (const std::uint16_t id : seen) provided.buffers.recycle(id);
+  CHECK(provided.buffers.spare() == 4);
+  provided.buffers.publish();
   CHECK(provided.buffers.with_kernel() == 4);
+  CHECK(provided.buffers.in_use() == 0);
   CHECK(provided.buffers.in_use_max() == 4);
+}
+
+TEST_CASE("of a group in which few buffers are enough, the kernel uses those again that were used last") {
+  SKIP_WITHOUT_IO_URING();
+  SKIP_UNLESS(has_buffer_rings(), "provided-buffer rings need Linux 5.19");
+  BufferRing buffers(64, 64);
+  TestRing ring;
+  const Pair pair = unix_pair();
+  REQUIRE(buffers.register_with(ring.ring(), group, 2) == 0);
+  CHECK(buffers.with_kernel() == 2);
+  CHECK(buffers.spare() == 62);
+  std::set<std::uint16_t> seen;
+  for (std::uint64_t i = 1; i <= 100; ++i) {
+    REQUIRE(::send(pair.there.get(), "x", 1, 0) == 1);
+    prep::recv_select(ring.sqe(), pair.here.get(), buffers.group(), 0, 0, Token{i});
+    const Completion completion = ring.of(i);
+    REQUIRE(completion.res == 1);
+    const std::uint16_t id = buffers.take(completion.flags);
+    seen.insert(id);
+    CHECK(buffers.in_use() == 1);
+    buffers.recycle(id);
+    buffers.publish(2);
+    CHECK(buffers.with_kernel() == 2);
+  }
+  CHECK(seen.size() == 2);  // and without a number, all 64
+  buffers.publish(5);
+  CHECK(buffers.with_kernel() == 5);
+  buffers.publish(3);  // nothing is taken back from the kernel
+  CHECK(buffers.with_kernel() == 5);
+  buffers.publish();
+  CHECK(buffers.spare() == 0);
 }
 
 TEST_CASE("a recycled buffer is seen by the kernel when it is published, and not before") {
