@@ -19,10 +19,11 @@ class LoadFailed(Exception):
         self.raw = raw
 
 
-def command(generator, port, options, cpu=None):
-    """`build/load MODE …` as it is run, and as a reader can run it again."""
+def command(generator, where, options, cpu=None):
+    """`build/load MODE …` as it is run, and as a reader can run it again. `where` is a port, or a socket's path."""
     mode, *rest = options
-    return pinned([str(generator), mode, "--json", "--port", str(port), *[str(word) for word in rest]], cpu)
+    target = ["--unix", where] if isinstance(where, str) else ["--port", str(where)]
+    return pinned([str(generator), mode, "--json", *target, *[str(word) for word in rest]], cpu)
 
 
 def run(words, seconds, on_tick=lambda: None):
@@ -67,8 +68,10 @@ def figures(raw):
         "rate": traffic["per_second"],
         "mb_per_second": traffic["mb_per_second"],
         "p50": traffic["latency_us"]["p50"],
+        "p95": traffic["latency_us"].get("p95"),
         "p99": traffic["latency_us"]["p99"],
         "cpu_us": raw.get("server_cpu_us_per_message"),
+        "switches": server["context_switches"] / traffic["verified"] if server and traffic.get("verified") else None,
         "busy": server["cpu_seconds"] / seconds if server and seconds else None,
         "generator_busy": raw["generator"]["cpu_seconds"] / seconds if seconds else None,
         "limit": raw["bottleneck"],

@@ -13,8 +13,8 @@ def measuring_cpus():
     return (cpus[0], cpus[1]) if len(cpus) >= 2 else (None, None)
 
 
-def facts(data):
-    """Of the machine, of the tree and of `data`, the folder that holds the files."""
+def facts(data=None):
+    """Of the machine, of the tree and of `data`, the folder that holds the files, where files are served."""
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "kernel": f"{platform.release()} {platform.machine()}",
@@ -22,7 +22,7 @@ def facts(data):
         "cpus": len(os.sched_getaffinity(0)),
         "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         "mitigations": mitigations(),
-        "file_system": file_system(data),
+        "file_system": file_system(data) if data else None,
         "load_average": os.getloadavg()[0],
         "commit": commit(),
     }
@@ -35,8 +35,11 @@ def describe(facts):
         f"machine      {facts['cpus']} CPUs, {facts['cpu']}, {facts['memory_bytes'] / 2**30:.1f} GiB; "
         f"Linux {facts['kernel']}",
         f"mitigations  {facts['mitigations']}",
-        f"files        {system['folder']}: {system['type']} on {system['device']}, readahead "
-        f"{system['readahead_kb']} KiB",
+    ]
+    if system:
+        lines.append(f"files        {system['folder']}: {system['type']} on {system['device']}, readahead "
+                     f"{system['readahead_kb']} KiB")
+    lines += [
         f"tree         commit {git['commit']}{', with changes that are not committed' if git['dirty'] else ''}; "
         f"{facts['date']}",
     ]

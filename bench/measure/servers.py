@@ -1,7 +1,7 @@
 """A fresh server process for each run: what an earlier run left in caches, heaps and queues is not measured.
 
     with Server(["build/m2_file_server", "--root", data, "--port", "0"], cpu=0) as server:
-        ...                            # server.port, server.pid
+        ...                            # server.port (server.path with --unix), server.pid
         counters = server.stop()       # the last line of its stdout
 
 The whole process is pinned (taskset), so the threads of a pool share the one CPU that a single loop has.
@@ -24,6 +24,10 @@ STOP_SECONDS = 10  # unfinished connections get 5 from the server itself
 class ServerFailed(Exception):
     """It did not start, did not live, or did not end as it should; the message is one sentence."""
 
+    def __init__(self, sentence, status=None):
+        super().__init__(sentence)
+        self.status = status  # how it ended before it listened
+
 
 def pinned(command, cpu):
     return command if cpu is None else ["taskset", "-c", str(cpu), *command]
@@ -40,6 +44,7 @@ class Server:
         self.command = pinned([str(word) for word in command], cpu)
         self.name = pathlib.Path(str(command[0])).name
         self.port = None
+        self.path = None
         self._process = None
         self._stderr = None
 
@@ -58,7 +63,7 @@ class Server:
             self._stderr.close()
             raise ServerFailed(f"{error.filename}: {error.strerror}") from None
         try:
-            self.port = self._listening_port()
+            self.port, self.path = self._where_it_listens()
         except BaseException:
             self.__exit__()
             raise
@@ -76,10 +81,16 @@ class Server:
         self._stderr.seek(0)
         return last_words(self._stderr.read())
 
+    def heard_since(self, offset):
+        """Its stderr from `offset` on, and the offset for the next time. pread, because server and file share a place:
+        a seek here would move the server's next words."""
+        text = os.pread(self._stderr.fileno(), 1 << 24, offset)
+        return text.decode(errors="replace"), offset + len(text)
+
     def is_alive(self):
         return self._process.poll() is None
 
-    def _listening_port(self):
+    def _where_it_listens(self):
         line = b""
         deadline = time.monotonic() + START_SECONDS
         while not line.endswith(b"\n"):
@@ -89,13 +100,15 @@ class Server:
             part = os.read(self._process.stdout.fileno(), 4096)
             if not part:
                 self._process.wait()
-                raise ServerFailed(f"{self.name} ended before it listened, {how_it_ended(self._process.returncode)}: "
-                                   f"{self.said()}")
+                status = self._process.returncode
+                raise ServerFailed(f"{self.name} ended before it listened, {how_it_ended(status)}: {self.said()}",
+                                   status)
             line += part
-        found = re.fullmatch(rb"listening \S*:(\d+)\n", line)
-        if not found:
-            raise ServerFailed(f"{self.name} began with {line!r} and not with `listening ADDRESS:PORT`")
-        return int(found[1])
+        if found := re.fullmatch(rb"listening unix:(.+)\n", line):
+            return None, os.fsdecode(found[1])
+        if found := re.fullmatch(rb"listening \S*:(\d+)\n", line):
+            return int(found[1]), None
+        raise ServerFailed(f"{self.name} began with {line!r} and not with `listening ADDRESS:PORT`")
 
     def stop(self):
         """SIGTERM, then its counters. ServerFailed for a leak, a hang or any other end than exit code 0."""

@@ -7,6 +7,7 @@ The interval is the percentile bootstrap of the median, as in bench/load/ratio.h
 fewer than six ratios are shown but not judged: of four, equal servers land on one side of 1 in one comparison of eight.
 """
 
+import functools
 import random
 import statistics
 from dataclasses import dataclass
@@ -35,7 +36,11 @@ def median(values):
 
 def bootstrap(values, replicas=REPLICAS):
     """The median of `values` with its 95 % interval; None of no values. The same values give the same interval."""
-    values = list(values)
+    return _bootstrap(tuple(values), replicas)
+
+
+@functools.lru_cache(maxsize=None)  # a table, the losses and the goals ask for the same ones
+def _bootstrap(values, replicas):
     if not values:
         return None
     draw = random.Random(1)

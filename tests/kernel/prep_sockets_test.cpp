@@ -488,6 +488,47 @@ TEST_CASE("a capped multishot recv ends by itself, at the first CQE that reaches
   CHECK_FALSE(next.more());
 }
 
+TEST_CASE("cancelling a multishot recv loses nothing: bytes are in its CQEs or still in the socket") {
+  SKIP_WITHOUT_IO_URING();
+  TestRing ring;
+  Buffers buffers(ring, group, 8, 4);
+  SKIP_UNLESS(buffers.registered() && linux_at_least(6, 0), "multishot recv needs Linux 6.0");
+  const Pair pair = unix_pair();
+  prep::recv_multishot(ring.sqe(), pair.here.get(), group, Token{1});
+  CHECK(ring.submit() == 0);
+  write_all(pair.there, "0123456");
+  prep::async_cancel(ring.sqe(), Token{1}, Token{2});
+  write_all(pair.there, "789");
+  std::string received;
+  Completion last = ring.of(1);
+  for (; last.more(); last = ring.of(1)) received += buffers.text(last);
+  if (last.res > 0) received += buffers.text(last);
+  CHECK(ring.of(2).res <= 0);
+  received += nothing_to_read(pair.here) ? "" : read_some(pair.here);
+  CHECK(received == "0123456789");
+}
+
+TEST_CASE("a multishot accept into a full table of slots loses the client that it has accepted") {
+  SKIP_WITHOUT_IO_URING();
+  SKIP_UNLESS(linux_at_least(5, 19), "sparse file tables need Linux 5.19");
+  TestRing ring;
+  const FileDescriptor listener = bound(SOCK_STREAM);
+  REQUIRE(ring.make_file_table(1));
+  prep::accept_multishot_direct(ring.sqe(), listener.get(), 0, Token{1});
+  const FileDescriptor first = connected_to(listener);
+  CHECK(ring.of(1).res == 0);
+  const FileDescriptor second = connected_to(listener);
+  const Completion full = ring.of(1);
+  CHECK(full.res == -ENFILE);
+  CHECK_FALSE(full.more());
+  CHECK(read_some(second) == "");  // its end: nobody has it
+  const FileDescriptor third = connected_to(listener);
+  CHECK(ring.quiet());
+  const FileDescriptor accepted(::accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC));
+  write_all(accepted, "third");
+  CHECK(read_some(third) == "third");
+}
+
 TEST_CASE("recvmsg: the iovec array may die after submit, the msghdr is written to at completion") {
   SKIP_WITHOUT_IO_URING();
   TestRing ring;

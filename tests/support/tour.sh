@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # `make tour`: what this kernel can do; Milestone 1 with its pictures, then the same machinery copying a real file;
-# Milestone 2 serving files, checked byte for byte, and compared with its epoll twin.
+# Milestone 2 serving files, checked byte for byte, and compared with its epoll twin; Milestone 3 echoing under load.
 #
 # Environment: BIN (where the binaries are, default build), FILE (what to copy, default README.md).
 set -euo pipefail
@@ -48,6 +48,15 @@ check() {
   printf '  %-24s checksum and bytes on disk: %-20s  %s\n' "$2" "$here" "$there"
 }
 
+# pin PID…: servers on the first CPU, and what "${on_other_cpu[@]}" begins on the second, where there are two.
+on_other_cpu=()
+pin() {
+  local pid
+  if ! command -v taskset >/dev/null || (($(nproc) < 2)); then return 0; fi
+  for pid in "$@"; do taskset -cp 0 "$pid" >/dev/null || return 0; done
+  on_other_cpu=(taskset -c 1)
+}
+
 section "1. What this kernel can do: $bin/uring_probe"
 "$bin/uring_probe"
 
@@ -74,16 +83,33 @@ section "5. The same job without io_uring, measured here: $bin/load --against"
 "$bin/load" make-files "$served" --sizes 4K --count 64 --big 0 >"$served.list" 2>/dev/null
 start ring "$bin/m2_file_server" --root "$served"
 start twin "$bin/epoll_file_server" --root "$served"
-pin_load=()
-if command -v taskset >/dev/null && (($(nproc) > 1)); then
-  taskset -cp 0 "$ring_pid" >/dev/null && taskset -cp 0 "$twin_pid" >/dev/null && pin_load=(taskset -c 1)
-fi
+pin "$ring_pid" "$twin_pid"
 echo "A is $bin/m2_file_server, B is $bin/epoll_file_server; 64 clients, cached files of 4 KiB, every byte verified:"
 echo
-"${pin_load[@]}" "$bin/load" file --port "$ring_port" --against "$twin_port" --server-pid "$ring_pid" \
+"${on_other_cpu[@]}" "$bin/load" file --port "$ring_port" --against "$twin_port" --server-pid "$ring_pid" \
   --against-pid "$twin_pid" --paths "$served.list" --connections 64 --seconds 1 --warmup 0.2 --blocks 3
 echo
 echo "Twelve seconds on one machine are no verdict: \`make bench-file\` measures the whole matrix."
+
+section "6. A thousand clients at once: $bin/m3_echo_server"
+start echo "$bin/m3_echo_server"
+start echo_twin "$bin/epoll_echo_server"
+pin "$echo_pid" "$echo_twin_pid"
+echo "1,000 connections, each with four messages of 512 bytes under way; every byte that comes back is verified:"
+echo
+"${on_other_cpu[@]}" "$bin/load" echo --port "$echo_port" --server-pid "$echo_pid" --connections 1000 --depth 4 \
+  --size 512 --seconds 2 --warmup 0.2
+echo
+echo "A is $bin/m3_echo_server, B is $bin/epoll_echo_server; 128 connections, 64 bytes, one message at a time:"
+echo
+"${on_other_cpu[@]}" "$bin/load" echo --port "$echo_port" --against "$echo_twin_port" --server-pid "$echo_pid" \
+  --against-pid "$echo_twin_pid" --connections 128 --seconds 1 --warmup 0.2 --blocks 3
+kill "$echo_pid" "$echo_twin_pid"
+wait "$echo_pid" "$echo_twin_pid"
+echo
+echo "What each of the two did, by its own count. A's system calls per request are the thing to look at; that the time"
+echo "does not follow is the kernel's TCP stack, where nearly all of it goes (docs/echo.md):"
+tail -qn 1 "$served.echo" "$served.echo_twin"
 
 section "What next"
 cat <<TEXT
@@ -91,5 +117,7 @@ cat <<TEXT
   watch   strace -f -e trace=io_uring_setup,io_uring_enter,io_uring_register $bin/m1_ring_basics --quiet
   story   servers/m1_ring_basics/README.md and its main.cpp, top to bottom; then servers/m2_file_server
   serve   $bin/m2_file_server --root DIR, and curl against it
+  break   $bin/m3_echo_server --port 9001, and $bin/conformance 127.0.0.1 9001 (make conformance does both)
+  climb   make ladder: the echo server with one idea of io_uring more at each rung
   prove   make test
 TEXT
