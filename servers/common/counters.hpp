@@ -25,6 +25,7 @@ struct Counters {
   std::uint64_t enters = 0;         // io_uring_enter(2)
   std::uint64_t short_submits = 0;  // enters that took fewer SQEs than there were
   std::uint64_t overflows = 0;      // times the CQ was found overfull
+  std::uint64_t accept_sqes = 0;    // of them, accepts: one for many clients, where it is a multishot
   std::uint64_t rearms = 0;         // multishots prepared again after they had ended
   std::uint64_t enobufs = 0;        // completions that found no buffer
   std::uint64_t buffers_in_use_max = 0;
@@ -50,6 +51,7 @@ inline constexpr CounterKey counter_keys[] = {
     {"enters", &Counters::enters},
     {"short_submits", &Counters::short_submits},
     {"overflows", &Counters::overflows},
+    {"accept_sqes", &Counters::accept_sqes},
     {"rearms", &Counters::rearms},
     {"enobufs", &Counters::enobufs},
     {"buffers_in_use_max", &Counters::buffers_in_use_max},

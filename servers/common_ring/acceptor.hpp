@@ -76,6 +76,7 @@ class Acceptor {
     }
   }
 
+  std::uint64_t times_armed() const noexcept { return times_armed_; }
   /// How often the multishot had ended.
   std::uint64_t rearms() const noexcept { return times_armed_ > 0 && multishot_ ? times_armed_ - 1 : 0; }
 

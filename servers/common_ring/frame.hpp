@@ -108,6 +108,7 @@ class Frame {
     counters.enters = ring.io_enter_calls;
     counters.short_submits = ring.short_submits;
     counters.overflows = ring.overflows;
+    counters.accept_sqes = acceptor_.times_armed();
     counters.rearms += acceptor_.rearms();
     counters.syscalls += ring.io_enter_calls;
   }

@@ -44,6 +44,10 @@ inline constexpr std::uint32_t high_water = 64 << 10;
 /// Where it goes on.
 inline constexpr std::uint32_t low_water = 16 << 10;
 
+/// Ten milliseconds more or less do not matter to who was idle longest, and a busy connection is spared the
+/// stores to its neighbours in the list.
+inline constexpr std::chrono::milliseconds activity_grain{10};
+
 /// Pieces of memory in one send.
 inline constexpr std::size_t max_pieces = 16;
 
@@ -70,12 +74,13 @@ struct Connection {
 
   int fd = -1;  // or the slot
   State state = State::open;
-  bool full = false;         // receiving has stopped until the queue is low
-  Form form = Form::single;  // of the receive in flight
-  bool preempted = false;    // its send is being cancelled: others need the buffers
-  bool more_waits = false;   // in the socket, said the last receive
-  bool hung_up = false;      // the peer sends no more; what it has sent may still be in the socket
-  bool reset = false;        // to be closed by RST
+  bool full = false;           // receiving has stopped until the queue is low
+  Form form = Form::single;    // of the receive in flight
+  bool preempted = false;      // its send is being cancelled: others need the buffers
+  bool more_waits = false;     // in the socket, said the last receive
+  bool fills_buffers = false;  // the last receive did
+  bool hung_up = false;        // the peer sends no more; what it has sent may still be in the socket
+  bool reset = false;          // to be closed by RST
   std::uint16_t pending = 0;
   std::uint32_t queued = 0;         // bytes in the queue
   std::uint32_t armed_in_turn = 0;  // of the loop: when its receive was last prepared
@@ -90,7 +95,7 @@ struct Connection {
   std::unique_ptr<std::byte[]> memory{};  // its own: to receive into, or spilled
   Pieces* pieces = nullptr;
 
-  common_ring::Time last_active{};
+  common_ring::Time last_active{};  // up to activity_grain ago
   common_ring::Time send_began{};
   common::Link<Connection> active{};    // all of them, the one silent longest first
   common::Link<Connection> starving{};  // found the group empty

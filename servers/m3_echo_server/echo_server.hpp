@@ -96,6 +96,9 @@ class EchoServer {
   void dispatch(Kind kind, const Subject& subject, int result, std::uint32_t flags);
   void add_client(int fd);
   bool has_slots() const noexcept { return behaviour_.slots > 0; }
+  std::chrono::milliseconds idle_timeout() const noexcept {
+    return std::chrono::seconds(behaviour_.idle_timeout_seconds) + activity_grain;
+  }
   void free_a_descriptor();
   void keep_house();
   void next_deadline(common_ring::Deadline& deadline) const;

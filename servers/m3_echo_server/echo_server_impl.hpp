@@ -53,8 +53,7 @@ void EchoServer<Sqpoll>::keep_house() {
   }
   while (behaviour_.idle_timeout_seconds > 0 && !active_.empty()) {
     Connection& silent = *active_.first();
-    const auto timeout = std::chrono::seconds(behaviour_.idle_timeout_seconds);
-    if (frame_.now() - silent.last_active < timeout) break;
+    if (frame_.now() - silent.last_active < idle_timeout()) break;
     begin_close(silent, silent.queued > 0);
   }
   decide_how_to_wait();
@@ -80,8 +79,7 @@ void EchoServer<Sqpoll>::next_deadline(common_ring::Deadline& deadline) const {
     if (std::any_of(connections_.begin(), connections_.end(), is_new)) deadline.at_most_until(frame_.now());
   }
   if (behaviour_.idle_timeout_seconds > 0 && !active_.empty()) {
-    deadline.at_most_until(active_.first()->last_active +
-                           std::chrono::seconds(behaviour_.idle_timeout_seconds));
+    deadline.at_most_until(active_.first()->last_active + idle_timeout());
   }
   if (!starving_.empty() && !sends_.empty() && !sends_.first()->preempted) {
     deadline.at_most_until(sends_.first()->send_began + patience_with_readers);
@@ -159,14 +157,18 @@ void EchoServer<Sqpoll>::receive(Connection& connection) {
       starving_.contains(connection)) {
     return;
   }
+  connection.armed_in_turn = turn_;
   group_ != nullptr&& has_multishot_ ? receive_from_group(connection) : receive_alone(connection);
 }
 
 // With the cap it ends by itself when the queue could be full; it counts what comes, and not what is queued,
-// so a client that reads as fast as it writes has a new receive every 256 KiB.
+// so a client that reads as fast as it writes has a new receive every 64 KiB. Without the cap a multishot takes
+// up to 32 buffers at once from a socket that has so much, before a cancellation is heard; so while a client
+// fills buffers, it is received from one by one.
 template <bool Sqpoll>
 void EchoServer<Sqpoll>::receive_from_group(Connection& connection) {
-  connection.form = connection.hung_up ? Form::one : has_cap_ ? Form::capped : Form::multishot;
+  const bool one_by_one = connection.hung_up || (connection.fills_buffers && !has_cap_);
+  connection.form = one_by_one ? Form::one : has_cap_ ? Form::capped : Form::multishot;
   connection.receiving = start(Kind::receive, connection, [&](io_uring_sqe& sqe, Token token) {
     if (connection.form == Form::one) {
       uring::prep::recv_select(sqe, connection.fd, group_->group(), 0, 0, token);
@@ -229,6 +231,7 @@ void EchoServer<Sqpoll>::take_bytes(Connection& connection, int result, std::uin
   const Segment segment{.at = at, .size = static_cast<std::uint32_t>(std::max(result, 0)), .buffer = id};
   if (segment.size == 0 || connection.state >= Connection::State::closing) return give_back(segment);
   if (from_group) hot_buffers_.taken_one();
+  connection.fills_buffers = from_group && segment.size == group_->buffer_size();
   gathering_.spoke(connection.spoke_in);
   ++counters_.requests;
   counters_.bytes_in += segment.size;
@@ -501,6 +504,7 @@ void EchoServer<Sqpoll>::on_closed(Connection& connection, int result) {
 // Something moved on this connection: it is the last one to be idle too long.
 template <bool Sqpoll>
 void EchoServer<Sqpoll>::touch(Connection& connection) {
+  if (frame_.now() - connection.last_active < activity_grain) return;
   connection.last_active = frame_.now();
   if (connection.state >= Connection::State::closing) return;
   active_.remove(connection);

@@ -39,22 +39,66 @@ namespace echo_server_test {
 struct Variant {
   const char* program;
   const char* arguments;
-  bool uses_io_uring;
+  bool uses_io_uring = true;
+  bool has_group = true;   // of provided buffers
+  bool has_slots = false;  // its connections are in a table of the ring, whose size is fixed at the start
 };
 
 struct Epoll {
-  static constexpr Variant variant{"epoll_echo_server", "", false};
+  static constexpr Variant variant{
+      .program = "epoll_echo_server", .arguments = "", .uses_io_uring = false, .has_group = false};
+};
+struct M3 {
+  static constexpr Variant variant{.program = "m3_echo_server", .arguments = ""};
+};
+struct M3Each {
+  static constexpr Variant variant{.program = "m3_echo_server",
+                                   .arguments = "--submit each --taskrun default --recv single",
+                                   .has_group = false};
+};
+struct M3Single {
+  static constexpr Variant variant{
+      .program = "m3_echo_server", .arguments = "--recv single", .has_group = false};
+};
+struct M3Direct {
+  static constexpr Variant variant{
+      .program = "m3_echo_server", .arguments = "--files direct", .has_slots = true};
+};
+struct M3On515 {
+  static constexpr Variant variant{
+      .program = "m3_echo_server", .arguments = "--pretend-kernel 5.15", .has_group = false};
+};
+struct M3On60 {
+  static constexpr Variant variant{.program = "m3_echo_server", .arguments = "--pretend-kernel 6.0"};
+};
+struct M3Sqpoll {
+  static constexpr Variant variant{.program = "m3_echo_server_sqpoll", .arguments = ""};
 };
 
 /// For a test that runs all of them side by side, because it waits for something.
-inline constexpr Variant all_variants[] = {Epoll::variant};
+inline constexpr Variant all_variants[] = {Epoll::variant,    M3::variant,       M3Each::variant,
+                                           M3Single::variant, M3Direct::variant, M3On515::variant,
+                                           M3On60::variant,   M3Sqpoll::variant};
+
+/// How many provided buffers m3_echo_server has.
+inline constexpr std::uint64_t buffers_of_group = 1024;
 
 }  // namespace echo_server_test
 
 TYPE_TO_STRING_AS("epoll", echo_server_test::Epoll);
+TYPE_TO_STRING_AS("m3", echo_server_test::M3);
+TYPE_TO_STRING_AS("m3 each", echo_server_test::M3Each);
+TYPE_TO_STRING_AS("m3 single", echo_server_test::M3Single);
+TYPE_TO_STRING_AS("m3 direct", echo_server_test::M3Direct);
+TYPE_TO_STRING_AS("m3 on 5.15", echo_server_test::M3On515);
+TYPE_TO_STRING_AS("m3 on 6.0", echo_server_test::M3On60);
+TYPE_TO_STRING_AS("m3 sqpoll", echo_server_test::M3Sqpoll);
 
 // For each variant: a struct, an entry in all_variants, a line above, and a word here.
-#define ALL_ECHO_SERVERS echo_server_test::Epoll
+#define ALL_ECHO_SERVERS                                                                               \
+  echo_server_test::Epoll, echo_server_test::M3, echo_server_test::M3Each, echo_server_test::M3Single, \
+      echo_server_test::M3Direct, echo_server_test::M3On515, echo_server_test::M3On60,                 \
+      echo_server_test::M3Sqpoll
 
 #define ECHO_SERVER_TEST(title, ...) \
   ECHO_SERVER_TEST_AS(DOCTEST_ANONYMOUS(echo_server_test_body_), title, __VA_ARGS__)
@@ -135,6 +179,16 @@ class EchoServer : public tests::ServerProcess {
     }));
   }
   void go_on() const { signal(SIGCONT); }
+
+  /// Sooner or later it does nothing. (Not at once: an SQPOLL thread looks for work for another second, and its time is
+  /// the server's.)
+  bool comes_to_rest() const {
+    return tests::eventually([&] {
+      const double before = cpu_seconds();
+      std::this_thread::sleep_for(std::chrono::milliseconds(300));
+      return cpu_seconds() - before < 0.1;
+    });
+  }
 
   /// The clients leave, then SIGTERM, unless it has ended already: exit code 0, nothing leaked, the last line as it
   /// must be.

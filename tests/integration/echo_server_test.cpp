@@ -3,6 +3,7 @@
 #include <netinet/in.h>
 #include <sys/resource.h>
 
+#include <algorithm>
 #include <atomic>
 #include <memory>
 
@@ -19,7 +20,8 @@ bool is_refused(const std::string& where) {
     tests::Client client(where);
     return false;
   } catch (const std::system_error& error) {
-    return error.code().value() == ECONNREFUSED;
+    return error.code().value() == ECONNREFUSED ||
+           error.code().value() == ENOENT;  // the latter: a Unix-domain socket
   }
 }
 
@@ -49,6 +51,11 @@ std::vector<std::vector<std::string>> table_of(const std::string& text) {
     }
   }
   return table;
+}
+
+/// Queued bytes: behind them stands how long the connection was idle.
+std::uint64_t queued_in(const std::vector<std::string>& line) {
+  return std::stoull(line.at(line.size() - 2));
 }
 
 }  // namespace
@@ -235,10 +242,11 @@ ECHO_SERVER_TEST("echo servers: tens of megabytes that nobody reads are not held
     pending += stalled.back()->sent();
   }
   CHECK(pending > (32 << 20));
-  // 256 KiB each, and what a server may need for as many at once. The rest lies in the sockets.
-  CHECK(server.peak_memory() < before + 16 * 256 + 8 * 1024);
+  // What is queued for each is far less than what is pending: that lies in the sockets. (Before 6.17 a receive may bring a
+  // burst at once, before it hears that it should end.)
+  CHECK(server.peak_memory() < before + 16 * 1024);
   for (auto& each : stalled) CHECK(each->catch_up());
-  CHECK(server.peak_memory() < before + 16 * 256 + 8 * 1024);
+  CHECK(server.peak_memory() < before + 16 * 1024);
   stalled.clear();
   server.check_clean_end();
 }
@@ -272,24 +280,83 @@ ECHO_SERVER_TEST("echo servers: one that floods does not silence the others", AL
     while (!enough && flooder.send_all(piece)) sent += piece.size();
     flooder.half_close();
   });
-  std::uint64_t received = 0;
+  std::atomic<std::uint64_t> received = 0;
   std::thread receiver([&] {
     for (std::string back; !(back = flooder.receive_exactly(piece.size())).empty();) {
       if (back != piece) break;
       received += back.size();
     }
   });
+  // How much the flooder gets back while a quiet one waits. A few times it may be much: threads of the test have to
+  // share a processor as well.
+  std::vector<std::uint64_t> meanwhile;
   for (std::uint64_t i = 0; i < 50; ++i) {
-    for (tests::Client& client : quiet) CHECK(echoes(client, stream(i, 0, 64)));
+    for (tests::Client& client : quiet) {
+      const std::uint64_t before = received;
+      CHECK(echoes(client, stream(i, 0, 64)));
+      meanwhile.push_back(received - before);
+    }
   }
   enough = true;
   sender.join();
   receiver.join();
+  std::ranges::sort(meanwhile);
+  CHECK(meanwhile[meanwhile.size() / 2] <= 16 << 20);
   CHECK(sent > 0);
   CHECK(received == sent);
   CHECK(flooder.end() == tests::End::fin);
   quiet.clear();
   server.check_clean_end(flooder);
+}
+
+// The group of provided buffers runs dry again and again: each of these clients would keep more than one for ever. Over a
+// Unix-domain socket, because TCP takes megabytes on behalf of a client that does not read.
+ECHO_SERVER_TEST(
+    "echo servers: twice as many that do not read as there are buffers, and one who is served throughout",
+    echo_server_test::Epoll, echo_server_test::M3, echo_server_test::M3Direct, echo_server_test::M3On60,
+    echo_server_test::M3Sqpoll) {
+  constexpr std::size_t count = 2 * buffers_of_group;
+  SKIP_UNLESS(common::raise_descriptor_limit(count + 500) >= count + 100, "needs more descriptors");
+  // More than the kernel takes on their behalf (this much, and what one send can add to it), and not so much more that
+  // the server stops to receive.
+  std::size_t size = 0;
+  std::ifstream("/proc/sys/net/core/wmem_default") >> size;
+  REQUIRE(size > 0);
+  size += size / 2 + (16 << 10);
+  const tests::TemporaryFolder folder;
+  EchoServer server(variant, "--unix " + (folder.path() / "socket").string());
+  tests::Client victim(server.where());
+  const auto victim_is_served = [&](std::uint64_t round) {
+    for (const std::size_t bytes : {1U, 4096U, 40'000U}) REQUIRE(echoes(victim, stream(round, 0, bytes)));
+  };
+  std::vector<tests::Client> stalled;
+  for (std::size_t i = 0; i < count; ++i) {
+    stalled.emplace_back(server.where());
+    REQUIRE(stalled.back().send_all(stream(i, 0, size)));
+    if (i % 32 == 0) victim_is_served(i);
+  }
+  server.signal(SIGUSR1);
+  CHECK(tests::eventually([&] { return table_of(server.errors()).size() > count; }));
+  std::size_t owed = 0;
+  for (const auto& line : table_of(server.errors())) owed += queued_in(line) > 0 ? 1U : 0U;
+  CHECK(owed > buffers_of_group);
+  while (!stalled.empty()) {
+    const std::size_t i = stalled.size() - 1;
+    if (i % 32 == 0) victim_is_served(i);
+    if (i % 3 == 0) stalled.back().half_close();
+    REQUIRE(is_stream(stalled.back().receive_exactly(size), i));
+    if (i % 3 == 0) REQUIRE(stalled.back().receive_to_end() == "");
+    if (i % 3 == 1) REQUIRE(echoes(stalled.back()));
+    stalled.pop_back();
+  }
+  const common::Counters counters = server.check_clean_end(victim).counters;
+  CHECK(counters.bytes_in == counters.bytes_out);
+  CHECK(counters.errors == 0);
+  CHECK(counters.overflows == 0);
+  if (variant.has_group) {
+    CHECK(counters.enobufs > 0);
+    CHECK(counters.buffers_in_use_max <= buffers_of_group);
+  }
 }
 
 // ---- Many of them ------------------------------------------------------------------------------------------------
@@ -300,14 +367,44 @@ ECHO_SERVER_TEST("echo servers: 1,300 idle connections cost nothing and still an
   std::vector<tests::Client> clients;
   for (int i = 0; i < 1300; ++i) clients.emplace_back(server.where());
   for (tests::Client& client : clients) REQUIRE(echoes(client));
-  const double before = server.cpu_seconds();
-  std::this_thread::sleep_for(200ms);
-  CHECK(server.cpu_seconds() - before < 0.1);
+  CHECK(server.comes_to_rest());
   for (std::size_t i = 0; i < clients.size(); ++i) clients[i].send_all(stream(i, 0, 100));
   for (std::size_t i = 0; i < clients.size(); ++i) REQUIRE(is_stream(clients[i].receive_exactly(100), i));
   for (tests::Client& client : clients) client.reset();
   CHECK(serves(server));
   CHECK(server.check_clean_end().counters.accepted == 1301);
+}
+
+// They come while the server stands still, so the kernel finds no buffer for some of them.
+ECHO_SERVER_TEST("echo servers: 1,300 messages at once are answered, also those that found no buffer",
+                 ALL_ECHO_SERVERS) {
+  SKIP_UNLESS(common::raise_descriptor_limit(3000) >= 1500, "needs more descriptors");
+  EchoServer server(variant);
+  std::vector<tests::Client> clients;
+  for (int i = 0; i < 1300; ++i) clients.emplace_back(server.where());
+  for (tests::Client& client : clients) REQUIRE(echoes(client));
+  constexpr std::size_t size = 5000;
+  for (std::uint64_t round = 0; round < 2; ++round) {
+    server.stand_still();
+    for (std::size_t i = 0; i < clients.size(); ++i) clients[i].send_all(stream(i, round * size, size));
+    if (round == 1) {
+      for (std::size_t i = 0; i < clients.size(); i += 3) clients[i].half_close();
+      for (std::size_t i = 1; i < clients.size(); i += 3) clients[i].reset();
+    }
+    server.go_on();
+    for (std::size_t i = 0; i < clients.size(); ++i) {
+      if (round == 0 || i % 3 != 1) REQUIRE(is_stream(clients[i].receive_exactly(size), i, round * size));
+      if (round == 1 && i % 3 == 0) REQUIRE(clients[i].receive_to_end() == "");
+    }
+  }
+  for (std::size_t i = 2; i < clients.size(); i += 3) REQUIRE(echoes(clients[i]));
+  CHECK(serves(server));
+  clients.clear();
+  const common::Counters counters = server.check_clean_end().counters;
+  CHECK(counters.accepted == 1301);
+  CHECK(counters.overflows == 0);
+  CHECK((counters.enobufs > 0) == variant.has_group);
+  CHECK(counters.buffers_in_use_max <= buffers_of_group);
 }
 
 ECHO_SERVER_TEST("echo servers: more than --max-connections are accepted, closed and counted",
@@ -324,7 +421,17 @@ ECHO_SERVER_TEST("echo servers: more than --max-connections are accepted, closed
     CHECK(more.receive_to_end() == "");
     CHECK(more.end() != tests::End::timeout);
   }
-  CHECK(echoes(clients.front()));
+  // Now many at once.
+  server.stand_still();
+  std::vector<tests::Client> more;
+  for (int i = 0; i < 10; ++i) more.emplace_back(server.where());
+  server.go_on();
+  for (tests::Client& one : more) {
+    CHECK(one.receive_to_end() == "");
+    CHECK(one.end() != tests::End::timeout);
+  }
+  refused += more.size();
+  for (tests::Client& client : clients) CHECK(echoes(client));
   clients.pop_back();
   CHECK(tests::eventually([&] {
     const bool served = serves(server);
@@ -337,43 +444,38 @@ ECHO_SERVER_TEST("echo servers: more than --max-connections are accepted, closed
   CHECK(ended.counters.accepted == 4);
 }
 
+// The limit is low from the start: an accept that was armed while it was high would go on under the old one.
 ECHO_SERVER_TEST("echo servers: when descriptors run out the longest-idle connection goes",
                  ALL_ECHO_SERVERS) {
-  EchoServer server(variant);
+  constexpr ::rlim_t low = 40;
+  EchoServer server(variant, "", {.descriptors = low});
   std::vector<tests::Client> clients;
-  for (int i = 0; i < 30; ++i) {
-    clients.emplace_back(server.where());
-    CHECK(echoes(clients.back()));
-  }
+  const auto come = [&](int count) {
+    for (int i = 0; i < count; ++i) {
+      CAPTURE(i);
+      clients.emplace_back(server.where());
+      CHECK(echoes(clients.back()));
+    }
+  };
+  come(20);
   std::this_thread::sleep_for(50ms);
   CHECK(echoes(clients.front()));  // not idle for long any more
-  const auto limit_descriptors = [&](::rlim_t to) {
-    rlimit limit{};
-    ::prlimit(server.pid(), RLIMIT_NOFILE, nullptr, &limit);
-    limit.rlim_cur = to;
-    return ::prlimit(server.pid(), RLIMIT_NOFILE, &limit, nullptr) == 0;
-  };
-  REQUIRE(limit_descriptors(25));
-  for (int i = 0; i < 15; ++i) {
-    CAPTURE(i);
-    clients.emplace_back(server.where());
-    CHECK(echoes(clients.back()));
-  }
+  come(20);
   CHECK(echoes(clients.front()));
   CHECK(clients[1].receive_to_end() == "");
   CHECK(clients[1].end() == tests::End::fin);
-  // Neither does it try again and again.
-  const double before = server.cpu_seconds();
-  std::this_thread::sleep_for(300ms);
-  CHECK(server.cpu_seconds() - before < 0.15);
-  REQUIRE(limit_descriptors(1000));
-  for (int i = 0; i < 40; ++i) {
-    clients.emplace_back(server.where());
-    CHECK(echoes(clients.back()));
+  for (std::size_t i = 20; i < clients.size(); ++i) CHECK(echoes(clients[i]));
+  CHECK(server.comes_to_rest());  // neither does it try again and again
+  const rlimit high{.rlim_cur = 1000, .rlim_max = 1000};
+  if (!variant.has_slots && ::prlimit(server.pid(), RLIMIT_NOFILE, &high, nullptr) == 0) {
+    come(2);  // the accept that is armed still knows the old limit
+    const std::size_t here = clients.size();
+    come(60);
+    for (std::size_t i = here - 20; i < clients.size(); ++i) CHECK(echoes(clients[i]));  // all of them stay
   }
-  for (std::size_t i = 45; i < clients.size(); ++i) CHECK(echoes(clients[i]));  // now all of them stay
+  const std::size_t all = clients.size();
   clients.clear();
-  CHECK(server.check_clean_end().counters.accepted == 85);
+  CHECK(server.check_clean_end().counters.accepted == all);
 }
 
 // One test for all variants: they wait for the same seconds.
@@ -408,9 +510,11 @@ TEST_CASE("echo servers: --idle-timeout closes who is silent and keeps who is no
 
 // ---- Stopping --------------------------------------------------------------------------------------------------
 
+// Over a Unix-domain socket, where all that was sent has reached the server.
 ECHO_SERVER_TEST("echo servers: SIGTERM closes what is idle and finishes what was started",
                  ALL_ECHO_SERVERS) {
-  EchoServer server(variant);
+  const tests::TemporaryFolder folder;
+  EchoServer server(variant, "--unix " + (folder.path() / "socket").string());
   tests::Client idle(server.where()), served(server.where());
   CHECK(echoes(served));
   Stalled one(server, 1), two(server, 2);
@@ -422,10 +526,7 @@ ECHO_SERVER_TEST("echo servers: SIGTERM closes what is idle and finishes what wa
   }
   CHECK(tests::eventually([&] { return is_refused(server.where()); }));
   CHECK(server.runs());
-  for (Stalled* const each : {&one, &two}) {
-    each->client().limit_receive_buffer(1 << 20);
-    CHECK(each->ends_well(tests::End::fin));
-  }
+  for (Stalled* const each : {&one, &two}) CHECK(each->ends_well(tests::End::fin));
   server.wait();
   CHECK(server.check_clean_end().counters.errors == 0);
 }
@@ -480,15 +581,14 @@ ECHO_SERVER_TEST("echo servers: SIGUSR1 prints the connections on stderr, and se
   Stalled stalled(server, 1);
   server.signal(SIGUSR1);
   CHECK(tests::eventually([&] { return table_of(server.errors()).size() >= 2; }));
-  for (const char* const word : {"fd", "state", "queued bytes", "idle"}) {
+  for (const char* const word : {variant.has_slots ? "slot" : "fd", "state", "queued bytes", "idle"}) {
     CAPTURE(word);
     CHECK(contains(server.errors(), word));
   }
-  // The columns from the right: idle time, queued bytes.
   std::vector<std::uint64_t> queued;
   for (const auto& line : table_of(server.errors())) {
     REQUIRE(line.size() >= 4);
-    queued.push_back(std::stoull(line[line.size() - 2]));
+    queued.push_back(queued_in(line));
   }
   REQUIRE(queued.size() == 2);
   CHECK(std::min(queued[0], queued[1]) == 0);
