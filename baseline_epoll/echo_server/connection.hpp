@@ -80,6 +80,7 @@ struct Connection {
   bool paused = false;                   // the high-water mark was reached
   std::uint32_t head = 0;
   std::uint32_t queued = 0;
+  int untaken = -1;  // by the peer, when it seemed to be idle
   std::unique_ptr<Ring> ring{};
   Time last_active;  // when bytes moved, in either direction
   common::Link<Connection> by_activity{};

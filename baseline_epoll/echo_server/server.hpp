@@ -68,6 +68,7 @@ class Server {
   int timeout() const noexcept;
   void look_at_timers();
   void close_idle();
+  bool has_read(Connection& c);
 
   // one connection's turn
   void serve(Connection& c, std::uint32_t events);

@@ -5,9 +5,11 @@
 //                └── it ends, and a CQE without F_MORE says why:
 //                      a result ≥ 0     the CQ was full: arm again
 //                      EINVAL           before 5.19 there is no multishot: accepts one at a time from now on
-//                      EMFILE, ENFILE   no descriptor: somebody must go first; arm again when one is free
+//                      EMFILE, ENFILE   no descriptor (or ENOMEM, ENOBUFS: no memory): somebody must go first;
+//                                       arm again when one is free
 //                      EBADF, ENOTSOCK, and EINVAL once more: the listener is broken, the server stops
-//                      ECONNABORTED and all else: the affair of the client that is gone, arm again
+//                      ECONNABORTED, EINTR: the affair of the client that is gone, arm again
+//                      all else         perhaps it lasts (a security module says no): arm again, but not at once
 //
 // Not to arm again is the bug that goes unnoticed for weeks: the server is up, and deaf.
 #pragma once
@@ -29,7 +31,7 @@ namespace common_ring {
 enum class Sockets : std::uint8_t { descriptors, slots };
 
 /// What the completion of an accept says. connection: `result` is its descriptor, or its slot.
-enum class Outcome : std::uint8_t { connection, nothing, shortage, broken };
+enum class Outcome : std::uint8_t { connection, nothing, later, shortage, broken };
 
 /// `Operations` as in operations.hpp.
 template <class Operations>
@@ -70,13 +72,23 @@ class Acceptor {
       case EBADF:
       case ENOTSOCK:
         return Outcome::broken;
+      case ECONNABORTED:
+        return Outcome::nothing;
       default:
-        return common::classify(-result) == common::ErrorClass::resource ? Outcome::shortage
-                                                                         : Outcome::nothing;
+        break;
+    }
+    switch (common::classify(-result)) {
+      case common::ErrorClass::resource:
+        return Outcome::shortage;
+      case common::ErrorClass::transient:
+        return Outcome::nothing;
+      default:
+        return Outcome::later;
     }
   }
 
   std::uint64_t times_armed() const noexcept { return times_armed_; }
+
   /// How often the multishot had ended.
   std::uint64_t rearms() const noexcept { return times_armed_ > 0 && multishot_ ? times_armed_ - 1 : 0; }
 

@@ -204,13 +204,15 @@ void FileServer::finish(Connection& connection) {
 // Something is wrong with the connection itself.
 void FileServer::fail(Connection& connection) {
   if (connection.jobs > 0) ++counters_.errors;
-  begin_close(connection);
+  begin_close(connection,
+              connection.jobs > 0);  // what is owed will not come: the end must not look like a good one
 }
 
 // Closing begins with cancelling: a close alone would end none of the operations, nor send a FIN.
 void FileServer::begin_close(Connection& connection, bool reset) {
   if (connection.state >= Connection::State::closing) return;
   connection.state = Connection::State::closing;
+  ++leaving_;
   connection.reset = reset;
   idle_.remove(connection);
   line_.remove(connection);
@@ -245,6 +247,7 @@ void FileServer::on_closed(Connection& connection, int result) {
     ::close(connection.fd);
   }
   connections_.erase(connection.self);
+  --leaving_;
   frame_.descriptor_is_free();
 }
 

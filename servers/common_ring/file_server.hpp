@@ -77,6 +77,7 @@ class FileServer {
   void reset_all();
   void release_idle() { files_.close_idle(); }
   std::size_t connection_count() const noexcept { return connections_.size(); }
+  std::size_t client_count() const noexcept { return connections_.size() - leaving_; }
   void print_tables() const;
   common::Gauges gauges() const noexcept;
 
@@ -137,6 +138,7 @@ class FileServer {
   common::Counters counters_{};
 
   std::list<Connection> connections_{};
+  std::size_t leaving_ = 0;                               // of them: closing, or closed and not yet gone
   common::List<Connection, &Connection::idle> idle_{};    // no request under way; longest first
   common::List<Connection, &Connection::line> line_{};    // waits for a buffer
   common::List<Connection, &Connection::sends> sends_{};  // a send is in flight; oldest first

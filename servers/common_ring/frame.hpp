@@ -9,10 +9,11 @@
 //
 //   dispatch(kind, subject, result, flags)   a completion of one of its own operations
 //   add_client(fd)                           a connection was accepted (a descriptor, or a slot)
-//   free_a_descriptor()                      descriptors ran out: close something, if there is anything idle
+//   free_a_descriptor()                      descriptors ran out: close somebody, unless somebody is leaving
 //   keep_house()                             at the end of each turn: what depends on the time
 //   next_deadline(Deadline&)                 until when a wait may last
 //   begin_stop(), reset_all()                the two stages of stopping (signals.hpp)
+//   client_count()                           those who are served; no more than --max-connections
 //   connection_count(), release_idle()       zero ends the loop; then what is kept without a client goes, too
 //   print_tables(), counters(), gauges()     SIGUSR1, --stats
 //
@@ -22,8 +23,10 @@
 #pragma once
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <cstdio>
+#include <new>
 #include <optional>
 #include <utility>
 
@@ -77,11 +80,11 @@ class Frame {
   /// One look at the clock a turn, after the wait: all that follows happens "now".
   Time now() const noexcept { return now_; }
   bool serving() const noexcept { return stop_.serving(); }
-  bool is_full() const noexcept { return !serving() || host_.connection_count() >= options_.max_connections; }
+  bool is_full() const noexcept { return !serving() || host_.client_count() >= options_.max_connections; }
 
   /// Serves until a signal says stop, and the last connection has gone. 0, or -errno if the ring or the
-  /// listener failed for good.
-  int run() {
+  /// listener failed for good, or there was no memory: then operations are still in flight.
+  int run() try {
     now_ = stats_from_ = Clock::now();
     stats_at_ = now_ + std::chrono::seconds(options_.stats_seconds);
     acceptor_.arm();
@@ -91,6 +94,8 @@ class Frame {
       keep_house();
     }
     return end();
+  } catch (const std::bad_alloc&) {
+    return -ENOMEM;  // and not further: on its way out it would free what the kernel may still write to
   }
 
   /// The host has closed something.
@@ -178,6 +183,9 @@ class Frame {
       case Outcome::shortage:
         accept_again_at_ = now_ + accept_again_after;
         return host_.free_a_descriptor();
+      case Outcome::later:
+        accept_again_at_ = now_ + accept_again_after;
+        return;
       case Outcome::broken:
         failure_ = result;
         stop_.stop(now_);

@@ -35,6 +35,8 @@ enum class Kind : std::uint8_t {
   send,
   writable,  // poll, until a socket takes more
   hangup,    // poll, until a peer sends no more
+  look,      // recv, which takes nothing: is there something?
+  cut_off,   // connect to nowhere: TCP resets the connection
   close,
   cancel,
   read,

@@ -81,12 +81,13 @@ struct Connection {
   bool fills_buffers = false;  // the last receive did
   bool hung_up = false;        // the peer sends no more; what it has sent may still be in the socket
   bool reset = false;          // to be closed by RST
+  bool cut = false;            // which has been seen to
+  bool must_look = false;      // at the stop: for what has come and was not received
   std::uint16_t pending = 0;
-  std::uint32_t queued = 0;         // bytes in the queue
-  std::uint32_t armed_in_turn = 0;  // of the loop: when its receive was last prepared
-  std::uint32_t send_size = 0;      // bytes of the send in flight
-  std::uint32_t first = 0;          // of the queue; what stands before it is sent
-  std::uint32_t spoke_in = 0;       // see gathering.hpp
+  std::uint32_t queued = 0;    // bytes in the queue
+  std::uint32_t first = 0;     // of the queue; what stands before it is sent
+  std::uint32_t spoke_in = 0;  // see gathering.hpp
+  int untaken = -1;            // by the peer, when it seemed to be idle
 
   std::optional<uring::Token> receiving{};
   std::optional<uring::Token> sending{};

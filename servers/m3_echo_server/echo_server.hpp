@@ -103,10 +103,14 @@ class EchoServer {
   void keep_house();
   void next_deadline(common_ring::Deadline& deadline) const;
   void begin_stop();
-  void close_quiet();
+  void look_at_quiet();
+  void on_look(Connection& connection, int result);
+  void close_idle();
+  bool has_read(Connection& connection);
   void reset_all();
   void release_idle() const noexcept {}
   std::size_t connection_count() const noexcept { return connections_.size(); }
+  std::size_t client_count() const noexcept { return active_.size(); }
   void print_tables() const;
   common::Gauges gauges() const noexcept;
 
@@ -117,7 +121,7 @@ class EchoServer {
   void receive_from_group(Connection& connection);
   void receive_alone(Connection& connection);
   void watch_for_hangup(Connection& connection);
-  void on_hangup(Connection& connection);
+  void on_hangup(Connection& connection, int result);
   void on_received(Connection& connection, int result, std::uint32_t flags);
   void after_receive_ended(Connection& connection, int result);
   void learn_what_is_missing(Form form);
@@ -142,6 +146,7 @@ class EchoServer {
   void fail(Connection& connection);
   void begin_close(Connection& connection, bool reset = false);
   void cancel(Connection& connection, uring::Token target);
+  void cut_off(Connection& connection);
   void close_when_quiet(Connection& connection);
   void on_closed(Connection& connection, int result);
   void touch(Connection& connection);
@@ -156,14 +161,14 @@ class EchoServer {
   HotBuffers hot_buffers_{};
 
   std::list<Connection> connections_{};
-  common::List<Connection, &Connection::active> active_{};
+  common::List<Connection, &Connection::active> active_{};  // not closing: the clients
   common::List<Connection, &Connection::starving> starving_{};
   common::List<Connection, &Connection::sends> sends_{};
   std::list<Pieces> all_pieces_{};
   std::vector<Pieces*> free_pieces_{};
-  std::uint32_t turn_ = 0;    // of the loop
   unsigned sends_begun_ = 0;  // in this turn
   bool stopping_ = false;
+  std::byte looked_at_{};      // what a look has seen; nobody reads it
   bool has_cap_ = true;        // 6.17: a multishot receive ends by itself after so many bytes
   bool has_multishot_ = true;  // 6.0
 };

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "servers/common/error_class.hpp"
+#include "servers/common/socket_queue.hpp"
 #include "servers/m3_echo_server/echo_server.hpp"
 #include "uring/prep_control.hpp"
 
@@ -33,33 +34,33 @@ void EchoServer<Sqpoll>::dispatch(Kind kind, const Subject& subject, int result,
       on_sent(connection, result);
       break;
     case Kind::hangup:
-      on_hangup(connection);
+      on_hangup(connection, result);
+      break;
+    case Kind::look:
+      on_look(connection, result);
       break;
     case Kind::close:
       return on_closed(connection, result);
     default:
-      break;  // a cancellation: what it was for reports on its own
+      break;  // a cancellation (what it was for reports on its own), or a connection that has been cut off
   }
   close_when_quiet(connection);
 }
 
 template <bool Sqpoll>
 void EchoServer<Sqpoll>::keep_house() {
-  if (stopping_) close_quiet();
-  ++turn_;
+  if (stopping_) look_at_quiet();
   if (group_ != nullptr) {
     refill_group();
     feed_starving();
   }
-  while (behaviour_.idle_timeout_seconds > 0 && !active_.empty()) {
-    Connection& silent = *active_.first();
-    if (frame_.now() - silent.last_active < idle_timeout()) break;
-    begin_close(silent, silent.queued > 0);
-  }
+  if (behaviour_.idle_timeout_seconds > 0) close_idle();
   decide_how_to_wait();
 }
 
-// A send's completion is there as soon as it is submitted, nearly always; those are not worth waiting for.
+// A send's completion is there as soon as it is submitted, nearly always; those are not worth waiting for. And
+// where this turn has brought many messages, the next one will: to ask for more than that many completions
+// would have the kernel make all of them before it returns, and each needs a buffer.
 template <bool Sqpoll>
 void EchoServer<Sqpoll>::decide_how_to_wait() {
   if (gathering_.due(frame_.now())) {
@@ -68,49 +69,89 @@ void EchoServer<Sqpoll>::decide_how_to_wait() {
   }
   const unsigned sends = std::exchange(sends_begun_, 0);
   const unsigned messages = gathering_.messages();
-  loop_.wait_by(messages > 1 ? uring::WaitPolicy{.gather = gathering_time, .enough = messages + sends}
-                             : uring::WaitPolicy{});
+  const bool gathers = messages > 1 && sends <= messages;
+  loop_.wait_by(gathers ? uring::WaitPolicy{.gather = gathering_time, .enough = messages + sends}
+                        : uring::WaitPolicy{});
 }
 
 template <bool Sqpoll>
 void EchoServer<Sqpoll>::next_deadline(common_ring::Deadline& deadline) const {
-  if (stopping_) {  // a receive that was armed in the last turn has until the end of this one
-    const auto is_new = [this](const Connection& c) { return c.queued == 0 && c.armed_in_turn + 1 == turn_; };
-    if (std::any_of(connections_.begin(), connections_.end(), is_new)) deadline.at_most_until(frame_.now());
-  }
   if (behaviour_.idle_timeout_seconds > 0 && !active_.empty()) {
     deadline.at_most_until(active_.first()->last_active + idle_timeout());
   }
-  if (!starving_.empty() && !sends_.empty() && !sends_.first()->preempted) {
-    deadline.at_most_until(sends_.first()->send_began + patience_with_readers);
+  if (starving_.empty() || sends_.empty()) return;
+  const Connection& oldest = *sends_.first();
+  if (!oldest.preempted && oldest.state != Connection::State::closing) {
+    deadline.at_most_until(oldest.send_began + patience_with_readers);
   }
 }
 
+// Somebody who is leaving gives back his own. Otherwise the one goes that has been silent longest; where all
+// are owed bytes, the one where nothing moved for longest. Never who came in this turn: he may have taken the
+// very last descriptor, and then nobody else is waiting.
 template <bool Sqpoll>
 void EchoServer<Sqpoll>::free_a_descriptor() {
-  for (Connection* connection = active_.first(); connection != nullptr;
-       connection = active_.next(*connection)) {
-    if (connection->queued == 0) return begin_close(*connection);
+  if (client_count() < connection_count()) return;
+  const auto came_before = [this](const Connection* c) {
+    return c != nullptr && c->last_active < frame_.now();
+  };
+  for (Connection* c = active_.first(); came_before(c); c = active_.next(*c)) {
+    if (c->queued == 0) return begin_close(*c);
   }
+  if (came_before(active_.first())) begin_close(*active_.first(), true);
+}
+
+template <bool Sqpoll>
+void EchoServer<Sqpoll>::close_idle() {
+  while (!active_.empty()) {
+    Connection& silent = *active_.first();
+    if (frame_.now() - silent.last_active < idle_timeout()) return;
+    if (silent.queued > 0 && has_read(silent)) {
+      touch(silent);
+    } else {
+      begin_close(silent, silent.queued > 0);
+    }
+  }
+}
+
+// Whether the peer has taken something since the last time that this was asked, although no send completed.
+// (At the first time: it may have.) A slot cannot be asked.
+template <bool Sqpoll>
+bool EchoServer<Sqpoll>::has_read(Connection& connection) {
+  if (has_slots()) return false;
+  ++counters_.syscalls;
+  const int untaken = common::untaken_bytes(connection.fd);
+  return std::exchange(connection.untaken, untaken) != untaken;
 }
 
 // Clients may finish what they have begun, which is what has reached us by now.
 template <bool Sqpoll>
 void EchoServer<Sqpoll>::begin_stop() {
   stopping_ = true;
-  for (Connection& connection : connections_) connection.armed_in_turn = turn_;
+  for (Connection& connection : connections_) connection.must_look = true;
 }
 
-// Closes those that are owed nothing: nothing is queued, and a receive has been armed for a whole turn and
-// brought nothing, so nothing is in the socket either. (Its descriptor could be asked; a slot could not.)
+// Nothing is queued for this client; but something may lie in its socket that the receive has not brought yet
+// (an SQPOLL thread gets to it when it likes). So the socket is asked, in line with everything else: by a
+// receive that takes nothing and does not wait.
 template <bool Sqpoll>
-void EchoServer<Sqpoll>::close_quiet() {
-  for (auto next = connections_.begin(); next != connections_.end();) {
-    Connection& connection = *next++;
-    if (connection.state == Connection::State::open && connection.queued == 0 && connection.receiving &&
-        !connection.more_waits && connection.armed_in_turn != turn_) {
-      begin_close(connection);
-    }
+void EchoServer<Sqpoll>::look_at_quiet() {
+  for (Connection& connection : connections_) {
+    if (connection.state != Connection::State::open || connection.queued > 0) continue;
+    if (!std::exchange(connection.must_look, false)) continue;
+    start(Kind::look, connection, [&](io_uring_sqe& sqe, Token token) {
+      uring::prep::recv(sqe, connection.fd, &looked_at_, 1, MSG_PEEK | MSG_DONTWAIT, token);
+    });
+  }
+}
+
+template <bool Sqpoll>
+void EchoServer<Sqpoll>::on_look(Connection& connection, int result) {
+  if (connection.state != Connection::State::open || connection.queued > 0) return;
+  if (result == -ENOMEM) {  // it got no SQE
+    connection.must_look = true;
+  } else if (result < 0) {
+    begin_close(connection);  // EAGAIN: nothing. Otherwise the receive says what is there
   }
 }
 
@@ -157,7 +198,6 @@ void EchoServer<Sqpoll>::receive(Connection& connection) {
       starving_.contains(connection)) {
     return;
   }
-  connection.armed_in_turn = turn_;
   group_ != nullptr&& has_multishot_ ? receive_from_group(connection) : receive_alone(connection);
 }
 
@@ -193,10 +233,12 @@ void EchoServer<Sqpoll>::watch_for_hangup(Connection& connection) {
 }
 
 template <bool Sqpoll>
-void EchoServer<Sqpoll>::on_hangup(Connection& connection) {
+void EchoServer<Sqpoll>::on_hangup(Connection& connection, int result) {
   connection.watching.reset();
+  if (connection.state >= Connection::State::closing) return;
+  if (result == -ENOMEM) return watch_for_hangup(connection);  // it got no SQE
   connection.hung_up = true;
-  if (connection.state >= Connection::State::closing || !connection.receiving) return;
+  if (!connection.receiving) return;
   if (connection.form == Form::multishot || connection.form == Form::capped) {
     cancel(connection, *connection.receiving);
   }
@@ -229,8 +271,9 @@ void EchoServer<Sqpoll>::take_bytes(Connection& connection, int result, std::uin
   const std::int32_t id = from_group ? group_->take(flags) : no_buffer;
   std::byte* const at = from_group ? group_->data(static_cast<std::uint16_t>(id)) : connection.memory.get();
   const Segment segment{.at = at, .size = static_cast<std::uint32_t>(std::max(result, 0)), .buffer = id};
+  if (segment.size > 0 && connection.state == Connection::State::closing) connection.reset = true;  // lost
   if (segment.size == 0 || connection.state >= Connection::State::closing) return give_back(segment);
-  if (from_group) hot_buffers_.taken_one();
+  if (from_group) hot_buffers_.wanted_one();
   connection.fills_buffers = from_group && segment.size == group_->buffer_size();
   gathering_.spoke(connection.spoke_in);
   ++counters_.requests;
@@ -262,10 +305,11 @@ void EchoServer<Sqpoll>::after_receive_ended(Connection& connection, int result)
       return;
     case -ENOBUFS:
       ++counters_.enobufs;
+      hot_buffers_.wanted_one();
       if (connection.state == Connection::State::open) starving_.push_back(connection);
       return;
     case -EINVAL:
-      if (connection.form == Form::single) break;
+      if (connection.form == Form::single || connection.form == Form::one) break;
       learn_what_is_missing(connection.form);
       return receive(connection);
     default:
@@ -290,7 +334,7 @@ void EchoServer<Sqpoll>::learn_what_is_missing(Form form) {
 
 template <bool Sqpoll>
 void EchoServer<Sqpoll>::refill_group() {
-  group_->publish(std::max(hot_buffers_.end_turn(), starving_.size()));
+  group_->publish(hot_buffers_.end_turn(frame_.now()));
   if (!starving_.empty() && group_->with_kernel() == 0) preempt_stalled();
 }
 
@@ -342,11 +386,9 @@ void EchoServer<Sqpoll>::send(Connection& connection) {
 template <bool Sqpoll>
 unsigned EchoServer<Sqpoll>::gather(Connection& connection) {
   const std::size_t count = std::min(connection.queue.size() - connection.first, max_pieces);
-  connection.send_size = 0;
   if (count > 1) connection.pieces = take_pieces();
   for (std::size_t i = 0; i < count; ++i) {
     const Segment& segment = connection.queue[connection.first + i];
-    connection.send_size += segment.size;
     if (count > 1) connection.pieces->piece[i] = {.iov_base = segment.at, .iov_len = segment.size};
   }
   if (count > 1) connection.pieces->message.msg_iovlen = count;
@@ -391,8 +433,9 @@ void EchoServer<Sqpoll>::on_sent(Connection& connection, int result) {
 template <bool Sqpoll>
 void EchoServer<Sqpoll>::mark_sent(Connection& connection, std::uint32_t bytes) {
   connection.queued -= bytes;
+  std::vector<Segment>& queue = connection.queue;
   while (bytes > 0) {
-    Segment& segment = connection.queue[connection.first];
+    Segment& segment = queue[connection.first];
     const std::uint32_t sent = std::min(bytes, segment.size);
     segment.at += sent;
     segment.size -= sent;
@@ -401,9 +444,15 @@ void EchoServer<Sqpoll>::mark_sent(Connection& connection, std::uint32_t bytes) 
     give_back(segment);
     ++connection.first;
   }
-  if (connection.first < connection.queue.size()) return;
-  connection.queue.clear();
+  if (connection.first < queue.size()) {
+    if (connection.first < 64 || 2 * connection.first < queue.size()) return;
+    queue.erase(queue.begin(), queue.begin() + connection.first);  // it may never be empty
+    connection.first = 0;
+    return;
+  }
+  queue.clear();
   connection.first = 0;
+  connection.must_look = stopping_;
   if (connection.form != Form::single) connection.memory.reset();  // what had been spilled
 }
 
@@ -441,11 +490,10 @@ void EchoServer<Sqpoll>::spill(Connection& connection) {
 
 // ---- Leaving -----------------------------------------------------------------------------------------------
 
-// Something is wrong with the connection itself; an error if it still owed something.
+// Something is wrong with the connection itself. If bytes are owed, its end must not look like a good one.
 template <bool Sqpoll>
 void EchoServer<Sqpoll>::fail(Connection& connection) {
-  if (connection.queued > 0) ++counters_.errors;
-  begin_close(connection);
+  begin_close(connection, connection.queued > 0);
 }
 
 // Closing begins with cancelling: a close alone would end none of the operations, nor send a FIN.
@@ -473,15 +521,29 @@ void EchoServer<Sqpoll>::cancel(Connection& connection, Token target) {
   operations_.cancel(target, {&connection});
 }
 
+// So that the close is an RST: a FIN would say that this was all. A slot has no setsockopt (before 6.7), but
+// a connect to no address makes TCP disconnect in the same way. A Unix-domain socket has no RST of its own.
 template <bool Sqpoll>
-void EchoServer<Sqpoll>::close_when_quiet(Connection& connection) {
-  if (connection.state != Connection::State::closing || connection.pending > 0) return;
-  connection.state = Connection::State::closed;
-  if (connection.reset && !has_slots()) {  // a slot has no setsockopt (before 6.7)
+void EchoServer<Sqpoll>::cut_off(Connection& connection) {
+  if (behaviour_.unix_sockets) return;
+  if (!has_slots()) {
     const ::linger at_once{.l_onoff = 1, .l_linger = 0};
     ++counters_.syscalls;
     ::setsockopt(connection.fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+    return;
   }
+  static constexpr ::sockaddr nowhere{.sa_family = AF_UNSPEC, .sa_data = {}};
+  start(Kind::cut_off, connection, [&](io_uring_sqe& sqe, Token token) {
+    uring::prep::connect(sqe, connection.fd, &nowhere, sizeof nowhere, token);
+  });
+}
+
+template <bool Sqpoll>
+void EchoServer<Sqpoll>::close_when_quiet(Connection& connection) {
+  if (connection.state != Connection::State::closing || connection.pending > 0) return;
+  if (connection.reset && !std::exchange(connection.cut, true)) cut_off(connection);
+  if (connection.pending > 0) return;
+  connection.state = Connection::State::closed;
   start(Kind::close, connection, [&](io_uring_sqe& sqe, Token token) {
     if (has_slots()) {
       uring::prep::close_direct(sqe, {static_cast<std::uint32_t>(connection.fd)}, token);
@@ -524,9 +586,10 @@ void EchoServer<Sqpoll>::print_tables() const {
   for (const Connection& connection : connections_) {
     const auto idle =
         std::chrono::duration_cast<std::chrono::milliseconds>(frame_.now() - connection.last_active);
-    const char* const state = starving_.contains(connection) ? "no buffer"
-                              : connection.full              ? "full"
-                                                             : name_of(connection.state);
+    const char* const state = connection.state != Connection::State::open ? name_of(connection.state)
+                              : starving_.contains(connection)            ? "no buffer"
+                              : connection.full                           ? "full"
+                                                                          : "open";
     std::fprintf(stderr, "%8d  %-10s %8u %14u %10lld\n", connection.fd, state, connection.pending,
                  connection.queued, static_cast<long long>(idle.count()));
   }

@@ -6,11 +6,15 @@
 // has one buffer, and it is always warm.
 //
 // So there should be few, but not too few: a receive that finds none ends with -ENOBUFS, and has to be armed
-// again. Enough is twice as many as any turn of the last few hundred has taken.
+// again, which costs more than a cold buffer for a small message. Enough is twice as many as any turn of the
+// last second or two has asked for.
 #pragma once
 
 #include <algorithm>
+#include <chrono>
 #include <cstddef>
+
+#include "servers/common_ring/frame.hpp"
 
 namespace echo {
 
@@ -19,15 +23,16 @@ class HotBuffers {
   /// To begin with, and the least.
   static constexpr std::size_t least = 8;
 
-  void taken_one() noexcept { ++taken_; }
+  /// A receive took one, or would have.
+  void wanted_one() noexcept { ++wanted_; }
 
-  /// At the end of a turn: how many should be there for the next one. (If it has taken all, twice as many.)
-  std::size_t end_turn() noexcept {
-    most_ = std::max(most_, taken_);
-    taken_ = 0;
+  /// At the end of a turn: how many should be there for the next one.
+  std::size_t end_turn(common_ring::Time now) noexcept {
+    most_ = std::max(most_, wanted_);
+    wanted_ = 0;
     const std::size_t enough = std::max(least, 2 * std::max(most_, most_before_));
-    if (++turns_ == turns_remembered) {
-      turns_ = 0;
+    if (now - since_ >= memory) {
+      since_ = now;
       most_before_ = most_;
       most_ = 0;
     }
@@ -35,12 +40,12 @@ class HotBuffers {
   }
 
  private:
-  static constexpr unsigned turns_remembered = 256;
+  static constexpr std::chrono::seconds memory{1};
 
-  std::size_t taken_ = 0;        // in this turn
-  std::size_t most_ = 0;         // in a turn of these 256
-  std::size_t most_before_ = 0;  // and of the 256 before
-  unsigned turns_ = 0;
+  std::size_t wanted_ = 0;       // in this turn
+  std::size_t most_ = 0;         // in a turn of this second
+  std::size_t most_before_ = 0;  // and of the one before
+  common_ring::Time since_{};
 };
 
 }  // namespace echo

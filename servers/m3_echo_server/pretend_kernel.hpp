@@ -3,7 +3,7 @@
 //
 //      ring, server ──► PretendKernel ──► the real kernel
 //                          setup      a newer flag: EINVAL;      newer features are not reported
-//                          register   a newer opcode: EINVAL
+//                          register   a newer opcode: EINVAL;    newer operations are not in the probe's answer
 //                          enter      an SQE that asks for something newer gets an opcode that no kernel
 //                                     knows, so that its CQE says EINVAL
 //
@@ -11,8 +11,9 @@
 // behaviour of old kernels: what they did differently, with the same flags, is not here.
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
-#include <optional>
 
 #include "uring/abi.hpp"
 #include "uring/indices.hpp"
@@ -47,9 +48,10 @@ class PretendKernel {
     auto& pretend = *static_cast<PretendKernel*>(self);
     if ((params->flags & pretend.newer_flags()) != 0) return -EINVAL;
     const int result = uring::real_kernel.setup(nullptr, entries, params);
-    params->features &= IORING_FEAT_LINKED_FILE - 1;  // up to 5.17's
+    params->features &= IORING_FEAT_LINKED_FILE - 1;  // up to 5.17's; nobody asks for 5.19's
     if (pretend.is_before(517)) params->features &= ~std::uint32_t{IORING_FEAT_CQE_SKIP};
-    if (result >= 0) pretend.params_ = *params;
+    // Of the ring that is to be mapped; those that only try flags come and go, also later.
+    if (result >= 0 && pretend.sqes_ == nullptr) pretend.params_ = *params;
     return result;
   }
 
@@ -67,12 +69,30 @@ class PretendKernel {
     auto& pretend = *static_cast<PretendKernel*>(self);
     const bool too_new =
         (pretend.is_before(518) && (opcode == IORING_REGISTER_RING_FDS)) ||
-        (pretend.is_before(519) &&
-         (opcode == IORING_REGISTER_PBUF_RING || opcode == IORING_REGISTER_FILE_ALLOC_RANGE)) ||
+        (pretend.is_before(519) && (opcode == IORING_REGISTER_PBUF_RING)) ||
+        (pretend.is_before(600) && opcode == IORING_REGISTER_FILE_ALLOC_RANGE) ||
         (pretend.is_before(519) && opcode == IORING_REGISTER_FILES2 &&
          static_cast<const io_uring_rsrc_register*>(argument)->flags == IORING_RSRC_REGISTER_SPARSE);
     if (too_new) return -EINVAL;
-    return uring::real_kernel.register_(nullptr, fd, opcode, argument, count);
+    const int result = uring::real_kernel.register_(nullptr, fd, opcode, argument, count);
+    if (result >= 0 && opcode == IORING_REGISTER_PROBE) {
+      pretend.trim(*static_cast<io_uring_probe*>(argument), count);
+    }
+    return result;
+  }
+
+  /// The first operation that is too new: 5.19 brought those up to URING_CMD, 6.0 SEND_ZC, 6.1 SENDMSG_ZC.
+  std::uint8_t first_unknown() const noexcept {
+    if (is_before(519)) return IORING_OP_MSG_RING;
+    if (is_before(600)) return IORING_OP_SEND_ZC;
+    if (is_before(601)) return IORING_OP_SENDMSG_ZC;
+    return IORING_OP_SENDMSG_ZC + 1;
+  }
+
+  void trim(io_uring_probe& probe, unsigned room) const noexcept {
+    probe.last_op = static_cast<std::uint8_t>(first_unknown() - 1);
+    probe.ops_len = std::min(probe.ops_len, first_unknown());
+    for (unsigned op = first_unknown(); op < room; ++op) probe.ops[op] = {};
   }
 
   static int enter(void* self, int fd, unsigned to_submit, unsigned min_complete, unsigned flags,
@@ -87,6 +107,7 @@ class PretendKernel {
   }
 
   bool is_too_new(const io_uring_sqe& sqe) const noexcept {
+    if (sqe.opcode >= first_unknown()) return true;
     switch (sqe.opcode) {
       case IORING_OP_ACCEPT:
         return is_before(519) && (sqe.ioprio != 0 || sqe.file_index == IORING_FILE_INDEX_ALLOC);

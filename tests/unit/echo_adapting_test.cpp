@@ -70,29 +70,35 @@ TEST_CASE("gathering: it looks once a millisecond, and a long silence counts as 
   CHECK(load.gathering.messages() == 1);  // nobody has spoken
 }
 
-/// `turns` turns in which `each` buffers are taken.
-std::size_t turns(HotBuffers& buffers, unsigned turns, unsigned each) {
-  std::size_t enough = 0;
-  for (unsigned turn = 0; turn < turns; ++turn) {
-    for (unsigned i = 0; i < each; ++i) buffers.taken_one();
-    enough = buffers.end_turn();
+/// A server's turns, a millisecond each.
+struct Turns {
+  HotBuffers buffers{};
+  common_ring::Time now{1h};
+
+  /// `count` turns in which `each` buffers are asked for.
+  std::size_t run(unsigned count, unsigned each) {
+    std::size_t enough = 0;
+    for (unsigned turn = 0; turn < count; ++turn) {
+      for (unsigned i = 0; i < each; ++i) buffers.wanted_one();
+      enough = buffers.end_turn(now += 1ms);
+    }
+    return enough;
   }
-  return enough;
+};
+
+TEST_CASE("hot buffers: twice as many as a turn asks for, and never fewer than the least") {
+  Turns turns;
+  CHECK(turns.run(1, 0) == HotBuffers::least);
+  CHECK(turns.run(10, 1) == HotBuffers::least);
+  CHECK(turns.run(1, 40) == 80);
+  CHECK(turns.run(1, 80) == 160);
 }
 
-TEST_CASE("hot buffers: twice as many as a turn takes, and never fewer than the least") {
-  HotBuffers buffers;
-  CHECK(turns(buffers, 1, 0) == HotBuffers::least);
-  CHECK(turns(buffers, 10, 1) == HotBuffers::least);
-  CHECK(turns(buffers, 1, 40) == 80);
-  CHECK(turns(buffers, 1, 80) == 160);  // all that were there: doubled
-}
-
-TEST_CASE("hot buffers: a peak is remembered for some hundred turns, and then forgotten") {
-  HotBuffers buffers;
-  turns(buffers, 1, 100);
-  CHECK(turns(buffers, 256, 1) == 200);
-  CHECK(turns(buffers, 600, 1) == HotBuffers::least);
+TEST_CASE("hot buffers: a peak is remembered for a second or two, and then forgotten") {
+  Turns turns;
+  turns.run(1, 100);
+  CHECK(turns.run(990, 1) == 200);
+  CHECK(turns.run(2000, 1) == HotBuffers::least);
 }
 
 }  // namespace
