@@ -150,6 +150,26 @@ inline bool echoes(tests::Client& client, std::string_view bytes = "hello") {
   return same;
 }
 
+// ---- The table that SIGUSR1 prints -----------------------------------------------------------------------------
+
+/// The fields of each connection's line in the table that SIGUSR1 has made: the lines that begin with a number.
+inline std::vector<std::vector<std::string>> table_of(const std::string& text) {
+  std::vector<std::vector<std::string>> table;
+  std::istringstream stream(text);
+  for (std::string line; std::getline(stream, line);) {
+    const std::vector<std::string> words = words_of(line);
+    if (line.starts_with(" ") && words.front().find_first_not_of("0123456789") == std::string::npos) {
+      table.push_back(words);
+    }
+  }
+  return table;
+}
+
+/// Queued bytes: behind them stands how long the connection was idle.
+inline std::uint64_t queued_in(const std::vector<std::string>& line) {
+  return std::stoull(line.at(line.size() - 2));
+}
+
 // ---- Servers -------------------------------------------------------------------------------------------------
 
 inline std::string program_of(const Variant& variant) { return std::string(BUILD_DIR "/") + variant.program; }

@@ -40,24 +40,6 @@ Run run(const Variant& variant, const std::string& arguments) {
   return {result.status, result.output, {std::istreambuf_iterator<char>(stream), {}}};
 }
 
-/// The fields of each connection's line in the table that SIGUSR1 has made: the lines that begin with a number.
-std::vector<std::vector<std::string>> table_of(const std::string& text) {
-  std::vector<std::vector<std::string>> table;
-  std::istringstream stream(text);
-  for (std::string line; std::getline(stream, line);) {
-    const std::vector<std::string> words = words_of(line);
-    if (line.starts_with(" ") && words.front().find_first_not_of("0123456789") == std::string::npos) {
-      table.push_back(words);
-    }
-  }
-  return table;
-}
-
-/// Queued bytes: behind them stands how long the connection was idle.
-std::uint64_t queued_in(const std::vector<std::string>& line) {
-  return std::stoull(line.at(line.size() - 2));
-}
-
 }  // namespace
 
 // ---- Bytes -----------------------------------------------------------------------------------------------------

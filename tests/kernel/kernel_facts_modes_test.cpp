@@ -5,6 +5,7 @@
 #include <sys/epoll.h>
 
 #include <string>
+#include <vector>
 
 #include "tests/kernel/raw_ring.hpp"
 
@@ -82,6 +83,24 @@ TEST_CASE("under DEFER_TASKRUN completions are posted in enter(GETEVENTS) and no
   CHECK(ring.get_events() == 0);
   CHECK(ring.results_now() == "1:1");
   CHECK_FALSE(ring.flag(IORING_SQ_TASKRUN));
+}
+
+TEST_CASE("under DEFER_TASKRUN a wait for one makes some 20 completions, a wait for more makes as many") {
+  SKIP_WITHOUT_IO_URING();
+  SKIP_UNLESS(linux_at_least(6, 18), "seen on 6.18; earlier ones may make all of them");
+  constexpr unsigned count = 100;
+  RawRing ring(128, deferred);
+  const std::vector<Pipe> pipes(count);
+  char bytes[count];
+  for (unsigned i = 0; i < count; ++i) prepare_read(ring, pipes[i], &bytes[i]);
+  REQUIRE(ring.submit() == static_cast<int>(count));
+  for (const Pipe& pipe : pipes) pipe.put(1);
+  REQUIRE(ring.wait(1, patience) >= 0);
+  const unsigned of_one = ring.ready();
+  CHECK(of_one >= 1);
+  CHECK(of_one <= 40);
+  REQUIRE(ring.wait(of_one + 50, patience) >= 0);
+  CHECK(ring.ready() >= of_one + 50);
 }
 
 TEST_CASE("without DEFER_TASKRUN a completion is posted by whatever system call the thread makes next") {
