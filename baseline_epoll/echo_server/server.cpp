@@ -266,12 +266,15 @@ void Server::accept_some() {
 }
 
 // Gives back a descriptor: the connection that has been idle longest goes; where all have bytes queued, the
-// one where nothing moved for longest.
+// one where nothing moved for longest. Never one that has just come.
 bool Server::make_room() {
+  const auto is_old = [this](const Connection* c) {
+    return c != nullptr && now_ - c->last_active >= accept_pause;
+  };
   Connection* c = all_.first();
-  while (c != nullptr && c->queued > 0) c = all_.next(*c);
-  if (c == nullptr) c = all_.first();
-  if (c == nullptr) return false;
+  while (is_old(c) && c->queued > 0) c = all_.next(*c);
+  if (!is_old(c)) c = all_.first();
+  if (!is_old(c)) return false;
   lost(*c);
   return true;
 }

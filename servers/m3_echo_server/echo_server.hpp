@@ -100,6 +100,7 @@ class EchoServer {
     return std::chrono::seconds(behaviour_.idle_timeout_seconds) + activity_grain;
   }
   void free_a_descriptor();
+  void close_idlest(std::chrono::milliseconds at_least);
   void keep_house();
   void next_deadline(common_ring::Deadline& deadline) const;
   void begin_stop();

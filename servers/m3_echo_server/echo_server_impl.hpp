@@ -86,19 +86,23 @@ void EchoServer<Sqpoll>::next_deadline(common_ring::Deadline& deadline) const {
   }
 }
 
-// Somebody who is leaving gives back his own. Otherwise the one goes that has been silent longest; where all
-// are owed bytes, the one where nothing moved for longest. Never who came in this turn: he may have taken the
-// very last descriptor, and then nobody else is waiting.
+// Somebody who is leaving gives back his own. Otherwise somebody goes, but nobody who has just come: he may have
+// taken the very last descriptor, and then nobody else is waiting.
 template <bool Sqpoll>
 void EchoServer<Sqpoll>::free_a_descriptor() {
-  if (client_count() < connection_count()) return;
-  const auto came_before = [this](const Connection* c) {
-    return c != nullptr && c->last_active < frame_.now();
+  if (client_count() == connection_count()) close_idlest(common_ring::accept_again_after);
+}
+
+// The one goes that has been silent longest; where all are owed bytes, the one where nothing moved for longest.
+template <bool Sqpoll>
+void EchoServer<Sqpoll>::close_idlest(std::chrono::milliseconds at_least) {
+  const auto is_old = [&](const Connection* c) {
+    return c != nullptr && frame_.now() - c->last_active >= at_least;
   };
-  for (Connection* c = active_.first(); came_before(c); c = active_.next(*c)) {
+  for (Connection* c = active_.first(); is_old(c); c = active_.next(*c)) {
     if (c->queued == 0) return begin_close(*c);
   }
-  if (came_before(active_.first())) begin_close(*active_.first(), true);
+  if (is_old(active_.first())) begin_close(*active_.first(), true);
 }
 
 template <bool Sqpoll>
@@ -165,7 +169,8 @@ template <bool Sqpoll>
 void EchoServer<Sqpoll>::add_client(int fd) {
   const bool refused = frame_.is_full();
   // The kernel finds out that no slot is free when the client has been accepted, and drops it: so one is free.
-  if (!refused && has_slots() && connections_.size() + spare_slots > behaviour_.slots) free_a_descriptor();
+  const bool is_last_slot = has_slots() && connections_.size() + spare_slots > behaviour_.slots;
+  if (!refused && is_last_slot && client_count() == connection_count()) close_idlest({});
   ++(refused ? counters_.refused : counters_.accepted);
   Connection& connection = connections_.emplace_back();
   connection.self = std::prev(connections_.end());
@@ -445,7 +450,7 @@ void EchoServer<Sqpoll>::mark_sent(Connection& connection, std::uint32_t bytes) 
     ++connection.first;
   }
   if (connection.first < queue.size()) {
-    if (connection.first < 64 || 2 * connection.first < queue.size()) return;
+    if (connection.first < 64 || connection.first < queue.size() / 2) return;
     queue.erase(queue.begin(), queue.begin() + connection.first);  // it may never be empty
     connection.first = 0;
     return;

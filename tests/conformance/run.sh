@@ -18,20 +18,22 @@ bin=${BIN:-build}
 # @SOCKET stands for a path of a Unix-domain socket; without it the server gets --port 0. Of the counters, a name means
 # that it is 0, and few_accepts that one accept served many clients (multishot, since 5.19).
 table="
-epoll        | epoll_echo_server                       | --connections 10000 | leaks
-epoll unix   | epoll_echo_server --unix @SOCKET        |                     | leaks
-m3 each      | m3_echo_server --submit each --taskrun default --recv single | | leaks overflows few_accepts
-m3 batched   | m3_echo_server --taskrun default --recv single |              | leaks overflows few_accepts
-m3 coop      | m3_echo_server --taskrun coop --recv single |                 | leaks overflows few_accepts
-m3 defer     | m3_echo_server --recv single            |                     | leaks overflows few_accepts
-m3 multishot | asan/m3_echo_server                     | --connections 10000 | leaks overflows few_accepts
-m3 direct    | m3_echo_server --files direct           |                     | leaks overflows few_accepts
-m3 unix      | m3_echo_server --unix @SOCKET           |                     | leaks overflows few_accepts
-m3 sqpoll    | m3_echo_server_sqpoll                   |                     | leaks overflows few_accepts
-m3 on 5.15   | m3_echo_server --pretend-kernel 5.15    |                     | leaks overflows
-m3 on 5.19   | m3_echo_server --pretend-kernel 5.19    |                     | leaks overflows few_accepts
-m3 on 6.0    | m3_echo_server --pretend-kernel 6.0     |                     | leaks overflows few_accepts
-m3 on 6.1    | m3_echo_server --pretend-kernel 6.1     |                     | leaks overflows few_accepts
+epoll          | epoll_echo_server                       | --connections 10000 | leaks
+epoll unix     | epoll_echo_server --unix @SOCKET        |                     | leaks
+m3 each        | m3_echo_server --submit each --taskrun default --recv single | | leaks overflows few_accepts
+m3 batched     | m3_echo_server --taskrun default --recv single |              | leaks overflows few_accepts
+m3 coop        | m3_echo_server --taskrun coop --recv single |                 | leaks overflows few_accepts
+m3 defer       | m3_echo_server --recv single            |                     | leaks overflows few_accepts
+m3 multishot   | asan/m3_echo_server                     | --connections 10000 | leaks overflows few_accepts
+m3 direct      | m3_echo_server --files direct           |                     | leaks overflows few_accepts
+m3 unix        | m3_echo_server --unix @SOCKET           |                     | leaks overflows few_accepts
+m3 sqpoll      | m3_echo_server_sqpoll                   |                     | leaks overflows few_accepts
+m3 sqpoll unix | m3_echo_server_sqpoll --unix @SOCKET    |                     | leaks overflows few_accepts
+m3 on 5.15     | m3_echo_server --pretend-kernel 5.15    |                     | leaks overflows
+m3 on 5.19     | m3_echo_server --pretend-kernel 5.19    |                     | leaks overflows few_accepts
+m3 5.19 direct | m3_echo_server --pretend-kernel 5.19 --files direct |         | leaks overflows few_accepts
+m3 on 6.0      | m3_echo_server --pretend-kernel 6.0     |                     | leaks overflows few_accepts
+m3 on 6.1      | m3_echo_server --pretend-kernel 6.1     |                     | leaks overflows few_accepts
 "
 
 no_io_uring=3 # the exit status of a server that cannot have a ring here

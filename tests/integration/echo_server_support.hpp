@@ -194,8 +194,8 @@ class EchoServer : public tests::ServerProcess {
     const std::string stat = "/proc/" + std::to_string(pid()) + "/stat";
     CHECK(tests::eventually([&] {
       std::ifstream file(stat);
-      const std::string text{std::istreambuf_iterator<char>(file), {}};
-      return contains(text, ") T ");
+      std::string text;
+      return std::getline(file, text) && contains(text, ") T ");
     }));
   }
   void go_on() const { signal(SIGCONT); }

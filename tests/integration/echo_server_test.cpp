@@ -36,8 +36,10 @@ Run run(const Variant& variant, const std::string& arguments) {
   const std::string errors = (folder.path() / "stderr").string();
   const tests::ShellResult result = tests::shell("timeout 60 '" + program_of(variant) + "' " +
                                                  variant.arguments + " " + arguments + " 2>'" + errors + "'");
+  std::string said;
   std::ifstream stream(errors);
-  return {result.status, result.output, {std::istreambuf_iterator<char>(stream), {}}};
+  std::getline(stream, said, '\0');  // all of it
+  return {result.status, result.output, said};
 }
 
 }  // namespace

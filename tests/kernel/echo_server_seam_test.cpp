@@ -19,6 +19,7 @@
 #include "servers/m3_echo_server/echo_server.hpp"
 #include "tests/kernel/seam.hpp"
 #include "tests/support/client.hpp"
+#include "tests/support/shell.hpp"
 #include "uring/buffer_ring.hpp"
 #include "uring/direct_files.hpp"
 
@@ -41,6 +42,7 @@ struct Setup {
   std::size_t bytes = buffer_bytes;  // of each
   std::uint32_t slots = 0;           // of the ring's table; 0: ordinary descriptors
   std::uint32_t max_connections = 1000;
+  std::string unix_path{};  // of the socket to listen on; empty: TCP
 };
 
 /// An EchoServer on a Seam.
@@ -77,7 +79,10 @@ class Server : public tests::kernel::ServerThread {
  private:
   Outcome serve() {
     Outcome outcome;
-    std::optional<common::Listener> listener(common::listen_tcp("127.0.0.1", 0, /*nonblocking=*/false));
+    const bool unix_sockets = !setup_.unix_path.empty();
+    std::optional<common::Listener> listener(
+        unix_sockets ? common::listen_unix(setup_.unix_path, /*nonblocking=*/false)
+                     : common::listen_tcp("127.0.0.1", 0, /*nonblocking=*/false));
     uring::BufferRing group(setup_.buffers, setup_.bytes);
     group_ = &group;
     const uring::RingOptions options{.entries = setup_.sq_entries, .cq_entries = 1024};
@@ -91,7 +96,7 @@ class Server : public tests::kernel::ServerThread {
     common::ServerOptions server_options;
     server_options.max_connections = setup_.max_connections;
     echo::EchoServer<false> server(loop, &group, *listener, signals(), server_options,
-                                   {.slots = setup_.slots});
+                                   {.slots = setup_.slots, .unix_sockets = unix_sockets});
     listens(listener->name(), ring->fd());
     outcome.result = server.run();
     outcome.counters = server.counters();
@@ -444,6 +449,71 @@ TEST_CASE(
   const Outcome outcome = server.stop();
   Server::check_clean(outcome);
   CHECK(outcome.counters.errors == 1);
+}
+
+// The server has received all that came, so a close by itself would be a FIN.
+TEST_CASE(
+    "echo server: a failure that leaves bytes unsent is a reset, and not an end that looks like a good one") {
+  SKIP_WITHOUT_MULTISHOT();
+  Setup setup;
+  SUBCASE("ordinary descriptors") {}
+  SUBCASE("slots") { setup.slots = 100; }
+  for (const int error : {ENOMEM, EIO}) {
+    for (const bool send_fails : {true, false}) {
+      CAPTURE(error);
+      CAPTURE(send_fails);
+      Seam seam;
+      // The first receive brings what is to be sent; the second, and the send, end when the test says so.
+      unsigned receives = 0;
+      seam.rule([receives](io_uring_sqe& sqe) mutable {
+        if (!is_receive(sqe)) return is_send(sqe);
+        if (++receives > 1) return true;
+        make_single(sqe);
+        return false;
+      });
+      Server server(seam, setup);
+      tests::Client client(server.where());
+      client.send_all("hello");
+      const io_uring_sqe first = seam.held(0), second = seam.held(1);
+      const io_uring_sqe receive = is_receive(first) ? first : second,
+                         send = is_receive(first) ? second : first;
+      REQUIRE(is_receive(receive));
+      REQUIRE(is_send(send));
+      server.complete((send_fails ? send : receive).user_data, -error);
+      server.complete((send_fails ? receive : send).user_data, -ECANCELED);
+      CHECK(client.receive_to_end() == "");
+      CHECK(client.end() == tests::End::reset);
+      client.close();
+      const Outcome outcome = server.stop();
+      Server::check_clean(outcome);
+      CHECK(outcome.counters.errors == 1);
+    }
+  }
+}
+
+// Otherwise the end of the stream may be missed later (see watch_for_hangup).
+TEST_CASE("echo server: a watch for the hang-up that the kernel has no memory for is set again") {
+  SKIP_WITHOUT_MULTISHOT();
+  Seam seam;
+  unsigned polls = 0;
+  seam.rule(
+      [polls](const io_uring_sqe& sqe) mutable { return sqe.opcode == IORING_OP_POLL_ADD && ++polls <= 3; });
+  const tests::TemporaryFolder folder;
+  Server server(seam, {.unix_path = (folder.path() / "socket").string()});
+  tests::Client client(server.where());
+  CHECK(echoes(client));
+  for (std::size_t i = 0; i < 3; ++i) {
+    REQUIRE(eventually([&] { return seam.count_held() > i; }));
+    server.complete(seam.held(i).user_data, -ENOMEM);
+  }
+  CHECK(eventually([&] { return seam.seen(IORING_OP_POLL_ADD) == 4; }));
+  const std::string bytes = numbered(100 * buffer_bytes);
+  client.send_all(bytes);
+  client.half_close();
+  CHECK(client.receive_to_end() == bytes);
+  CHECK(client.end() == tests::End::fin);
+  client.close();
+  server.check_clean_end();
 }
 
 TEST_CASE("echo server: a number that comes again while its old close is not reported is a new client") {

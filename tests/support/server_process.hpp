@@ -160,7 +160,8 @@ class ServerProcess {
   /// CPU time that it has used, in seconds.
   double cpu_seconds() const {
     std::ifstream stat("/proc/" + std::to_string(pid_) + "/stat");
-    std::string text{std::istreambuf_iterator<char>(stat), {}};
+    std::string text;
+    std::getline(stat, text, '\0');  // all of it: a name may hold a newline
     // The name in parentheses may hold anything; utime and stime are the 12th and 13th word behind it.
     const char* at = text.c_str() + text.rfind(')') + 1;
     for (int word = 0; word < 11; ++word) at = std::char_traits<char>::find(at + 1, 1000, ' ');
