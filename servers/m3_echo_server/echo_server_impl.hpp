@@ -23,7 +23,7 @@ using uring::Token;
 
 template <bool Sqpoll>
 void EchoServer<Sqpoll>::dispatch(Kind kind, const Subject& subject, int result, std::uint32_t flags) {
-  if (subject.connection == nullptr) return;  // the accept was cancelled, or a refused client is closed
+  if (subject.connection == nullptr) return;  // the accept, or the signal's read, has been cancelled
   Connection& connection = *subject.connection;
   if ((flags & IORING_CQE_F_MORE) == 0) --connection.pending;
   switch (kind) {
@@ -203,7 +203,8 @@ void EchoServer<Sqpoll>::receive(Connection& connection) {
       starving_.contains(connection)) {
     return;
   }
-  group_ != nullptr&& has_multishot_ ? receive_from_group(connection) : receive_alone(connection);
+  const bool from_group = group_ != nullptr && has_multishot_;
+  from_group ? receive_from_group(connection) : receive_alone(connection);
 }
 
 // With the cap it ends by itself when the queue could be full; it counts what comes, and not what is queued,
@@ -265,7 +266,6 @@ template <bool Sqpoll>
 void EchoServer<Sqpoll>::on_received(Connection& connection, int result, std::uint32_t flags) {
   const bool ended = (flags & IORING_CQE_F_MORE) == 0;
   if (ended) connection.receiving.reset();
-  connection.more_waits = (flags & IORING_CQE_F_SOCK_NONEMPTY) != 0;
   if (result > 0 || (flags & IORING_CQE_F_BUFFER) != 0) take_bytes(connection, result, flags);
   if (ended) after_receive_ended(connection, result);
 }
