@@ -32,9 +32,10 @@ class Owed {
     while (!is_owed && sent_ < most) {
       CHECK(client_.send_all(stream(seed_, sent_, step)));
       sent_ += step;
-      if (queued_on(server) == 0) continue;
-      std::this_thread::sleep_for(50ms);  // what is on its way has left by then
-      is_owed = queued_on(server) > 0;
+      const std::uint64_t queued = queued_on(server);
+      if (queued == 0) continue;
+      std::this_thread::sleep_for(300ms);  // what is on its way has left by then, or the next look tells
+      is_owed = queued_on(server) == queued;
     }
     CHECK(is_owed);
   }

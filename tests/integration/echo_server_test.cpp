@@ -211,8 +211,12 @@ ECHO_SERVER_TEST(
 
 // ---- Those who do not read, and those who send too much ---------------------------------------------------------
 
+// But for Linux 6.0 to 6.16: there a multishot has no cap, and may bring up to 2 MiB of a burst at once, of each client,
+// before it hears that it should end (docs/echo.md).
 ECHO_SERVER_TEST("echo servers: tens of megabytes that nobody reads are not held in the server's memory",
-                 ALL_ECHO_SERVERS) {
+                 echo_server_test::Epoll, echo_server_test::M3, echo_server_test::M3Each,
+                 echo_server_test::M3Single, echo_server_test::M3Direct, echo_server_test::M3On515,
+                 echo_server_test::M3Sqpoll) {
   const std::string program = release_program_of(variant);
   SKIP_UNLESS(std::filesystem::exists(program), "needs the release binary");
   EchoServer server(variant, program, "", {});
@@ -226,8 +230,7 @@ ECHO_SERVER_TEST("echo servers: tens of megabytes that nobody reads are not held
     pending += stalled.back()->sent();
   }
   CHECK(pending > (32 << 20));
-  // What is queued for each is far less than what is pending: that lies in the sockets. (Before 6.17 a receive may bring a
-  // burst at once, before it hears that it should end.)
+  // What is queued for each is far less than what is pending: that lies in the sockets.
   CHECK(server.peak_memory() < before + 16 * 1024);
   for (auto& each : stalled) CHECK(each->catch_up());
   CHECK(server.peak_memory() < before + 16 * 1024);
