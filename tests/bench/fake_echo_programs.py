@@ -73,7 +73,8 @@ def answer(program, peer):
 
 
 def end(program):
-    print(json.dumps({"requests": 1000, "syscalls": CALLS[program], "errors": 0, "leaks": 0}), flush=True)
+    counters = {"requests": 1000, "syscalls": CALLS[program], "errors": 0, "leaks": 0}
+    os.write(1, f"{json.dumps(counters)}\n".encode())  # not print: the signal may have come in the middle of one
     os._exit(1 if is_asked("FAKE_LEAK", program) else 0)
 
 

@@ -39,7 +39,7 @@ def serve(program, words):
 
 
 def end(program):
-    print(json.dumps(COUNTERS), flush=True)
+    os.write(1, f"{json.dumps(COUNTERS)}\n".encode())  # not print: the signal may have come in the middle of one
     os._exit(1 if is_asked("FAKE_LEAK", program) else 0)
 
 
