@@ -10,8 +10,8 @@
 //
 //   a client that does not read    its queue grows to high_water, then it is not received from any more. Since
 //                                  6.17 the receive itself carries that limit; before, it is cancelled, which
-//                                  loses nothing: what the kernel has received is a CQE, the rest stays in
-//                                  the socket, and fills the client's own window
+//                                  loses nothing: what the kernel has received is a CQE (up to 32 buffers of
+//                                  a burst), the rest stays in the socket, and fills the client's own window
 //   many of them                   the group runs dry: a receive ends with ENOBUFS. Then sends that have been
 //                                  in flight for 10 ms are cancelled, what is queued there is copied to private
 //                                  memory, and the buffers are free for those who can use them
@@ -78,7 +78,7 @@ class EchoServer {
         operations_(frame_.operations()) {}
 
   /// Serves until a signal says stop, and the last connection has gone. 0, or -errno if the ring or the
-  /// listener failed for good.
+  /// listener failed for good, or there was no memory.
   int run() { return frame_.run(); }
 
   /// What was counted so far; `leaks` is 0. A request is a receive that brought bytes.
@@ -95,25 +95,28 @@ class EchoServer {
   // ---- What the frame asks for
   void dispatch(Kind kind, const Subject& subject, int result, std::uint32_t flags);
   void add_client(int fd);
-  bool has_slots() const noexcept { return behaviour_.slots > 0; }
-  std::chrono::milliseconds idle_timeout() const noexcept {
-    return std::chrono::seconds(behaviour_.idle_timeout_seconds) + activity_grain;
-  }
   void free_a_descriptor();
-  void close_idlest(std::chrono::milliseconds at_least);
   void keep_house();
   void next_deadline(common_ring::Deadline& deadline) const;
   void begin_stop();
-  void look_at_quiet();
-  void on_look(Connection& connection, int result);
-  void close_idle();
-  bool has_read(Connection& connection);
   void reset_all();
   void release_idle() const noexcept {}
   std::size_t connection_count() const noexcept { return connections_.size(); }
   std::size_t client_count() const noexcept { return active_.size(); }
   void print_tables() const;
   common::Gauges gauges() const noexcept;
+
+  // ---- What that takes
+  bool has_slots() const noexcept { return behaviour_.slots > 0; }
+  std::chrono::milliseconds idle_timeout() const noexcept {
+    return std::chrono::seconds(behaviour_.idle_timeout_seconds) + activity_grain;
+  }
+  void decide_how_to_wait();
+  void close_idlest(std::chrono::milliseconds at_least);
+  void close_idle();
+  bool has_read(Connection& connection);
+  void look_at_quiet();
+  void on_look(Connection& connection, int result);
 
   // ---- Receiving
   template <class Fill>
@@ -131,7 +134,6 @@ class EchoServer {
   void refill_group();
   void feed_starving();
   void preempt_stalled();
-  void decide_how_to_wait();
 
   // ---- Sending
   void send(Connection& connection);

@@ -1,7 +1,7 @@
 // When to wait for more than the first completion.
 //
 // A loop that wakes up for each message pays for a wake-up and an enter each time. If it waits until a few are
-// there (the kernel can: min_wait, 6.12), they share one. But waiting is latency, so it must cost none:
+// there (the kernel can: min_wait, 6.12), they share one. But waiting is latency, so it is done where it adds next to none:
 //
 //   the CPU has time left       wake for the first. There is nothing to save, and the client waits
 //   the CPU is nearly used up   whoever comes would stand in line anyway; let a few come, and serve them for
@@ -9,7 +9,7 @@
 //
 // How many: as many as an eighth of the clients who have spoken in the last millisecond. The others are what
 // the server and its clients work on meanwhile; to wait for all would have both sides wait in turns. A single
-// client is never waited for.
+// client is never waited for. (docs/echo.md has what it saves, and why the number must be small.)
 #pragma once
 
 #include <algorithm>
@@ -64,8 +64,8 @@ class Gathering {
   static constexpr std::chrono::milliseconds window_length{1};
   static constexpr double begin_share = 0.90;  // of a CPU
   static constexpr double end_share = 0.75;    // gathering itself makes it less busy
-  static constexpr unsigned most_messages =
-      16;  // beyond, an enter's share in a message is too small to matter
+  /// Beyond, an enter's share in a message is too small to matter.
+  static constexpr unsigned most_messages = 16;
 
   common_ring::Time began_{};
   std::chrono::nanoseconds cpu_time_{};

@@ -73,7 +73,7 @@ bool parse(int argc, char** argv, Options& options) {
   std::vector<common::Option> table = common::server_options(options.server);
   table.push_back(common::unix_option(options.server));
   table.push_back(common::number("--idle-timeout", "SECONDS", options.idle_timeout_seconds, 0, 86'400,
-                                 "close a client that is silent for so long; 0: never"));
+                                 "closes a connection on which nothing moved for so long; 0: never"));
   table.push_back(common::choice("--recv", "single|multishot", options.recv,
                                  "a receive for each message, or one for all, into provided buffers"));
   table.push_back(common::choice("--files", "normal|direct", options.files,
