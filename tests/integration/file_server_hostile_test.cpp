@@ -21,7 +21,7 @@ std::string http(const std::string& first, const std::string& headers = "") {
   return first + " HTTP/1.1\r\nHost: x\r\n" + headers + "\r\n";
 }
 
-// Both tables name what DESIGN.md says about it.
+// What is malformed, in each of the two forms, and the code that it gets.
 const std::vector<Refused>& malformed_lines() {
   static const std::vector<Refused> table = {
       {"\n", 400},
