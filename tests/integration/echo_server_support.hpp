@@ -152,13 +152,15 @@ inline bool echoes(tests::Client& client, std::string_view bytes = "hello") {
 
 // ---- The table that SIGUSR1 prints -----------------------------------------------------------------------------
 
-/// The fields of each connection's line in the table that SIGUSR1 has made: the lines that begin with a number.
+/// The fields of each connection's line in the table that SIGUSR1 has made: the lines that begin with a number. Not the
+/// last line while it is being written.
 inline std::vector<std::vector<std::string>> table_of(const std::string& text) {
   std::vector<std::vector<std::string>> table;
   std::istringstream stream(text);
-  for (std::string line; std::getline(stream, line);) {
+  for (std::string line; std::getline(stream, line) && !stream.eof();) {
     const std::vector<std::string> words = words_of(line);
-    if (line.starts_with(" ") && words.front().find_first_not_of("0123456789") == std::string::npos) {
+    if (line.starts_with(" ") && !words.empty() &&
+        words.front().find_first_not_of("0123456789") == std::string::npos) {
       table.push_back(words);
     }
   }
