@@ -28,6 +28,9 @@ struct Counters {
   std::uint64_t accept_sqes = 0;    // of them, accepts: one for many clients, where it is a multishot
   std::uint64_t rearms = 0;         // multishots prepared again after they had ended
   std::uint64_t enobufs = 0;        // completions that found no buffer
+  std::uint64_t zc_sends = 0;       // sends that were asked to copy nothing, and began
+  std::uint64_t zc_copied = 0;      // of them, those that the kernel reported to have copied all the same
+  std::uint64_t zc_refused = 0;     // and those that it refused, so that a plain send did the work
   std::uint64_t buffers_in_use_max = 0;
   std::uint64_t leaks =
       0;  // descriptors, buffers, operations still held at the end; more than 0 is exit code 1
@@ -54,6 +57,9 @@ inline constexpr CounterKey counter_keys[] = {
     {"accept_sqes", &Counters::accept_sqes},
     {"rearms", &Counters::rearms},
     {"enobufs", &Counters::enobufs},
+    {"zc_sends", &Counters::zc_sends},
+    {"zc_copied", &Counters::zc_copied},
+    {"zc_refused", &Counters::zc_refused},
     {"buffers_in_use_max", &Counters::buffers_in_use_max},
     {"leaks", &Counters::leaks},
 };

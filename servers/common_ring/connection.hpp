@@ -10,6 +10,7 @@
 //   Connection   a descriptor, 2 KiB to receive into, half a request; until the CQE of its close
 //   Job          a reference to a file that is open; until its last byte is sent
 //   Chunk        a buffer of the pool; until its last byte is sent, or the client turns out to be stalled
+//                (and after a zero-copy send, the kernel holds it longer still: loans.hpp)
 //
 // A connection is driven by completions (and by the clock, when it lingers or others wait for its buffers),
 // and `pending` counts those that are still to come. Closing means: cancel what can be cancelled, wait until
@@ -119,8 +120,10 @@ struct Connection {
   bool peer_finished = false;  // it sent FIN
   bool preempted = false;      // its send is being cancelled: others need the buffer
   bool stalled = false;        // holds no buffers, until its socket takes more
+  bool copy_next = false;      // its next send copies: the kernel had no memory to do without
   bool reset = false;          // to be closed by RST
   std::size_t send_size = 0;   // bytes of the send in flight
+  Chunk* lending = nullptr;    // what it sends without copying; only while the send is prepared
 
   common::RequestParser parser{};
   std::unique_ptr<std::byte[]> input = std::make_unique_for_overwrite<std::byte[]>(input_bytes);

@@ -49,12 +49,14 @@ namespace common_ring {
 struct Connection;
 struct Chunk;
 struct File;
+struct Loan;
 
 /// What an operation of a file server is about: the first member that is set says it.
 struct Subject {
   Connection* connection = nullptr;
   Chunk* chunk = nullptr;
   File* file = nullptr;
+  Loan* loan = nullptr;
 };
 using FileOperations = Operations<uring::Loop, Subject>;
 

@@ -19,14 +19,6 @@ namespace {
 /// Of what a read meets: the file ended before its time.
 constexpr int came_up_short = ENODATA;
 
-void pop_chunk(Job& job) noexcept {
-  Chunk& chunk = job.chunk(0);
-  chunk.buffer.give_back();
-  chunk.state = Chunk::State::none;
-  job.first_chunk = (job.first_chunk + 1) % static_cast<unsigned>(job.chunks.size());
-  --job.chunk_count;
-}
-
 }  // namespace
 
 // ---- A request comes, and is answered ----------------------------------------------------------------------
@@ -141,14 +133,14 @@ void FileServer::read_ahead(Connection& connection) {
 uring::Buffer FileServer::take_buffer(bool front) {
   if (!line_.empty()) return {};
   if (!front && pool_.available() <= std::max<std::size_t>(pool_.capacity() / 4, 1)) return {};
-  return pool_.take();
+  return loans_.take();
 }
 
 void FileServer::serve_line() {
   while (!line_.empty() && pool_.available() > 0) {
     Connection& connection = *line_.pop_front();
     // It waits for the first chunk of its first request, so nothing of that can have been sent meanwhile.
-    read_chunk(*connection.first, pool_.take());
+    read_chunk(*connection.first, loans_.take());
   }
 }
 
@@ -192,6 +184,7 @@ void FileServer::read_chunk(Job& job, uring::Buffer buffer) {
 void FileServer::start_read(Chunk& chunk) {
   const File& file = *chunk.job->file;
   ++chunk.job->connection->pending;
+  loans_.ledger().read_into(chunk.buffer.index());
   operations_.start(Kind::read, {.chunk = &chunk}, [&](io_uring_sqe& sqe, Token token) {
     const int fd = file.slot ? static_cast<int>(file.slot->index) : file.fd;
     chunk.buffer.prepare_read(sqe, fd, chunk.filled, chunk.size - chunk.filled, chunk.offset + chunk.filled,
@@ -204,6 +197,7 @@ void FileServer::start_read(Chunk& chunk) {
 void FileServer::on_read(Chunk& chunk, int result) {
   Connection& connection = *chunk.job->connection;
   --connection.pending;
+  loans_.ledger().was_read(chunk.buffer.index());
   if (chunk.job->abandoned || !take_in(chunk, result)) end_read(chunk);
   close_when_quiet(connection);
 }
@@ -215,7 +209,7 @@ void FileServer::end_read(Chunk& chunk) {
   --connection.reads;
   if (job.abandoned) {
     chunk.state = Chunk::State::none;
-    chunk.buffer.give_back();
+    loans_.give_back(chunk.buffer);
     if (!job.is_reading()) retire(job);
   } else if (job.trouble == 0) {
     make_ready(chunk);
@@ -297,6 +291,9 @@ void FileServer::send(Connection& connection) {
   if (count == 0) return;
   connection.send_size = 0;
   for (unsigned i = 0; i < count; ++i) connection.send_size += connection.pieces[i].iov_len;
+  connection.send_began = frame_.now();
+  sends_.push_back(connection);
+  if (connection.lending != nullptr) return send_lent(connection);
   connection.message.msg_iov = connection.pieces.data();
   connection.message.msg_iovlen = count;
   connection.sending = start(Kind::send, connection, [&](io_uring_sqe& sqe, Token token) {
@@ -308,8 +305,29 @@ void FileServer::send(Connection& connection) {
       uring::prep::sendmsg(sqe, connection.fd, &connection.message, MSG_WAITALL, token);
     }
   });
-  connection.send_began = frame_.now();
-  sends_.push_back(connection);
+  connection.copy_next = false;
+}
+
+// The same without a copy, for one piece that is large enough: the kernel keeps the buffer (loans.hpp).
+void FileServer::send_lent(Connection& connection) {
+  const uring::Buffer& buffer = std::exchange(connection.lending, nullptr)->buffer;
+  const iovec& piece = connection.pieces[0];
+  ++connection.pending;
+  connection.sending = operations_.start(
+      Kind::lend, {.loan = &loans_.lend(buffer, connection)}, [&](io_uring_sqe& sqe, Token token) {
+        loans_.prepare(sqe, connection.fd, buffer, static_cast<std::byte*>(piece.iov_base),
+                       static_cast<std::uint32_t>(piece.iov_len), token);
+      });
+}
+
+// Two completions: the first is the send's, like any other. When the second comes, the connection may be long
+// gone, and its buffer has waited for it.
+void FileServer::on_lent(Loan& loan, int result, std::uint32_t flags) {
+  if ((flags & IORING_CQE_F_NOTIF) != 0) return loans_.notified(loan, result);
+  Connection& connection = loans_.sent(loan, result, flags);
+  --connection.pending;
+  on_sent(connection, result);
+  close_when_quiet(connection);
 }
 
 unsigned FileServer::gather(Connection& connection) {
@@ -334,9 +352,16 @@ bool FileServer::gather_job(Connection& connection, Job& job, unsigned& count) {
     add(const_cast<char*>(text.data() + (text.size() - job.unsent_head)), job.unsent_head);
   }
   for (unsigned place = 0; place < job.chunk_count; ++place) {
-    const Chunk& chunk = job.chunk(place);
+    Chunk& chunk = job.chunk(place);
     if (chunk.state != Chunk::State::ready || count == max_pieces) return false;
-    add(chunk.at, static_cast<std::size_t>(chunk.end - chunk.at));
+    const auto bytes = static_cast<std::size_t>(chunk.end - chunk.at);
+    const bool alone = !connection.copy_next && loans_.worthwhile(bytes);
+    if (alone && count > 0) return false;
+    add(chunk.at, bytes);
+    if (alone) {
+      connection.lending = &chunk;
+      return false;
+    }
   }
   return job.read_at == job.read_end;
 }
@@ -357,6 +382,14 @@ void FileServer::on_sent(Connection& connection, int result) {
   if (preempted && sent < connection.send_size) return stall(connection);
   take_requests(connection);
   advance(connection);
+}
+
+void FileServer::pop_chunk(Job& job) {
+  Chunk& chunk = job.chunk(0);
+  loans_.give_back(chunk.buffer);
+  chunk.state = Chunk::State::none;
+  job.first_chunk = (job.first_chunk + 1) % static_cast<unsigned>(job.chunks.size());
+  --job.chunk_count;
 }
 
 // `bytes` more are out: frees the chunks and ends the requests that they complete.
@@ -442,7 +475,7 @@ void FileServer::abandon_after(Connection& connection, Job* last_wanted) {
     for (Chunk& chunk : job.chunks) {
       if (chunk.state != Chunk::State::ready) continue;
       chunk.state = Chunk::State::none;
-      chunk.buffer.give_back();
+      loans_.give_back(chunk.buffer);
     }
     if (!job.is_reading() && !job.waiting) retire(job);
   }

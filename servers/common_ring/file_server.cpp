@@ -19,6 +19,7 @@ using uring::Token;
 FileServer::FileServer(uring::Loop& loop, uring::BufferPool& pool, uring::DirectFiles* slots,
                        common::Listener& listener, int root, int signals, const Options& options)
     : pool_(pool),
+      loans_(pool, options.zero_copy_from),
       frame_(*this, loop, listener, signals, options.server),
       operations_(frame_.operations()),
       files_(operations_, {.root = root,
@@ -35,6 +36,8 @@ void FileServer::dispatch(Kind kind, const Subject& subject, int result, std::ui
     on_read(*subject.chunk, result);
   } else if (subject.file != nullptr) {
     on_file(kind, *subject.file, result);
+  } else if (subject.loan != nullptr) {
+    on_lent(*subject.loan, result, flags);
   }
 }
 
@@ -255,11 +258,11 @@ void FileServer::on_closed(Connection& connection, int result) {
 
 void FileServer::print_tables() const {
   std::fprintf(stderr,
-               "buffers: %zu of %zu in use, %zu connections in line\n"
+               "buffers: %zu of %zu in use (%zu of them held by the kernel alone), %zu connections in line\n"
                "files: %zu open, of them idle %zu\n"
                "connections: %zu\n",
-               pool_.in_use(), pool_.capacity(), line_.size(), files_.open_files(), files_.idle_files(),
-               connections_.size());
+               pool_.in_use(), pool_.capacity(), loans_.kept(), line_.size(), files_.open_files(),
+               files_.idle_files(), connections_.size());
   for (const Connection& connection : connections_) {
     const std::chrono::duration<double> quiet = frame_.now() - connection.last_active;
     std::fprintf(stderr, "  fd %d %s: %u pending, %u requests, %zu bytes being sent%s, quiet for %.1f s\n",
@@ -276,6 +279,7 @@ common::Gauges FileServer::gauges() const noexcept {
 common::Counters FileServer::counters() const {
   common::Counters counters = counters_;
   frame_.add_to(counters);
+  loans_.add_to(counters);
   counters.syscalls += files_.syscalls();
   counters.buffers_in_use_max = pool_.in_use_max();
   return counters;
@@ -283,15 +287,24 @@ common::Counters FileServer::counters() const {
 
 std::uint64_t FileServer::count_leaks() const {
   const std::uint64_t jobs = jobs_.size() - free_jobs_.size();
-  const std::uint64_t leaks = operations_.size() + operations_.stale() + connections_.size() + jobs +
-                              pool_.in_use() + files_.open_files();
+  // What peers have not acknowledged is the kernel's, with its pages; it needs neither us nor the process.
+  const std::size_t operations = operations_.size() - loans_.due();
+  const std::size_t buffers = pool_.in_use() - loans_.kept();
+  loans_.print();
+  if (operations == 0) loans_.check_nothing_lost();
+  if (loans_.due() > 0) {
+    std::fprintf(stderr,
+                 "still held by the kernel: %zu buffers, for %zu sends that no peer has acknowledged\n",
+                 loans_.kept(), loans_.due());
+  }
+  const std::uint64_t leaks =
+      operations + operations_.stale() + connections_.size() + jobs + buffers + files_.open_files();
   if (leaks > 0) {
     std::fprintf(stderr,
                  "leaked: %zu operations, %llu completions of nothing, %zu connections, %llu requests, "
                  "%zu buffers, %zu files\n",
-                 operations_.size(), static_cast<unsigned long long>(operations_.stale()),
-                 connections_.size(), static_cast<unsigned long long>(jobs), pool_.in_use(),
-                 files_.open_files());
+                 operations, static_cast<unsigned long long>(operations_.stale()), connections_.size(),
+                 static_cast<unsigned long long>(jobs), buffers, files_.open_files());
   }
   return leaks;
 }

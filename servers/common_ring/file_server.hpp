@@ -21,6 +21,7 @@
 #include <chrono>
 #include <deque>
 #include <list>
+#include <optional>
 #include <vector>
 
 #include "servers/common/counters.hpp"
@@ -30,6 +31,7 @@
 #include "servers/common_ring/connection.hpp"
 #include "servers/common_ring/file_cache.hpp"
 #include "servers/common_ring/frame.hpp"
+#include "servers/common_ring/loans.hpp"
 #include "uring/fixed_buffers.hpp"
 #include "uring/loop.hpp"
 
@@ -47,6 +49,7 @@ class FileServer {
   struct Options {
     common::ServerOptions server{};
     common::FileOptions files{};
+    std::optional<std::uint32_t> zero_copy_from{};  // bytes of a send; none: every send copies
   };
 
   /// All of them must outlive the server. `root` and `signals` are descriptors; `slots` is null for ordinary
@@ -78,6 +81,7 @@ class FileServer {
   void release_idle() { files_.close_idle(); }
   std::size_t connection_count() const noexcept { return connections_.size(); }
   std::size_t client_count() const noexcept { return connections_.size() - leaving_; }
+  std::size_t lent() const noexcept { return loans_.due(); }
   void print_tables() const;
   common::Gauges gauges() const noexcept;
 
@@ -117,21 +121,25 @@ class FileServer {
   void end_read(Chunk& chunk);
   bool take_in(Chunk& chunk, int result);
   static void make_ready(Chunk& chunk);
+  void pop_chunk(Job& job);
   void settle_trouble(Job& job);
   void send(Connection& connection);
-  static unsigned gather(Connection& connection);
-  static bool gather_job(Connection& connection, Job& job, unsigned& count);
+  unsigned gather(Connection& connection);
+  bool gather_job(Connection& connection, Job& job, unsigned& count);
+  void send_lent(Connection& connection);
+  void on_lent(Loan& loan, int result, std::uint32_t flags);
   void on_sent(Connection& connection, int result);
   void mark_sent(Connection& connection, std::size_t bytes);
   void stall(Connection& connection);
   void on_writable(Connection& connection, int result);
   void go_on_if_writable(Connection& connection);
-  static void give_buffers_back(Connection& connection);
-  static void drop_chunks(Job& job);
+  void give_buffers_back(Connection& connection);
+  void drop_chunks(Job& job);
   void abandon_after(Connection& connection, Job* last_wanted);
   void retire(Job& job);
 
   uring::BufferPool& pool_;
+  Loans loans_;
   Server frame_;
   FileOperations& operations_;
   FileCache files_;

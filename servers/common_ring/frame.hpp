@@ -16,6 +16,8 @@
 //   client_count()                           those who are served; no more than --max-connections
 //   connection_count(), release_idle()       zero ends the loop; then what is kept without a client goes, too
 //   print_tables(), counters(), gauges()     SIGUSR1, --stats
+//   lent()                                   if it sends without copying: operations that only wait for their
+//                                            notification
 //
 // Running out of descriptors: the accept ends with EMFILE or ENFILE. The host closes what is idle; the close,
 // or at the latest the clock after 100 ms, arms the accept again. Never at once, which would be a spin, and
@@ -45,6 +47,9 @@ using Time = Clock::time_point;
 
 /// When to try to accept again if nothing was closed meanwhile: others may have returned descriptors.
 inline constexpr std::chrono::milliseconds accept_again_after{100};
+
+/// How long the end waits for what the host has lent to the kernel.
+inline constexpr std::chrono::milliseconds patience_with_loans{1000};
 
 /// For how long the loop may wait: until the first of several moments.
 class Deadline {
@@ -169,10 +174,23 @@ class Frame {
     ended_ = true;
     host_.release_idle();
     if (signal_read_) operations_.cancel(*signal_read_, {});
-    while (operations_.size() > 0) {
+    while (operations_.size() > lent()) {
       if (const int result = turn(uring::forever); result < 0) return result;
     }
+    // The rest comes when the last peers have acknowledged what they got; and peers may be dead.
+    const Time last = now_ + patience_with_loans;
+    while (operations_.size() > 0 && now_ < last) {
+      if (const int result = turn(last - now_); result < 0) return result;
+    }
     return failure_;
+  }
+
+  std::size_t lent() const noexcept {
+    if constexpr (requires { host_.lent(); }) {
+      return host_.lent();
+    } else {
+      return 0;
+    }
   }
 
   void on_accept(int result, std::uint32_t flags) {

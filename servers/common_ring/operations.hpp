@@ -33,6 +33,7 @@ enum class Kind : std::uint8_t {
   accept,
   receive,
   send,
+  lend,      // a send out of memory that the kernel keeps until its notification
   writable,  // poll, until a socket takes more
   hangup,    // poll, until a peer sends no more
   look,      // recv, which takes nothing: is there something?
@@ -71,7 +72,8 @@ class Operations {
     const uring::Token token{cqe.user_data};
     const Entry* const found = in_flight_.find(token);
     if (found == nullptr) {
-      ++stale_;
+      // A zero-copy send that was cancelled by its link says that nothing more will come, and then notifies.
+      if ((cqe.flags & IORING_CQE_F_NOTIF) == 0) ++stale_;
       return;
     }
     const Subject subject = found->subject;

@@ -4,161 +4,41 @@
 //   printf 'GET some/file\n' | nc -N 127.0.0.1 9000          the line form
 //   curl http://127.0.0.1:9000/some/file                     the HTTP form
 //
-// The story, from top to bottom: a socket that listens; a ring; memory for the files, registered with it; a
-// table of direct descriptors, if asked for; then the loop, until a signal comes; and what it all came to.
-//
-// What follows one request is in servers/common_ring: file_server.hpp first.
+// The story is told in servers/common_ring, which Milestone 4's zero-copy server shares: serve_files.cpp from the
+// start of the program to its end, then file_server.hpp, which follows one request.
 
-#include <algorithm>
-#include <cerrno>
 #include <cstdio>
-#include <cstdlib>
 #include <exception>
-#include <optional>
-#include <string>
 
-#include "servers/common/ending.hpp"
-#include "servers/common/file_options.hpp"
-#include "servers/common/limits.hpp"
-#include "servers/common/listener.hpp"
 #include "servers/common/options.hpp"
-#include "servers/common/served_root.hpp"
-#include "servers/common/signals.hpp"
 #include "servers/common/start_error.hpp"
-#include "servers/common_ring/file_server.hpp"
-#include "uring/direct_files.hpp"
-#include "uring/fixed_buffers.hpp"
-#include "uring/loop.hpp"
+#include "servers/common_ring/serve_files.hpp"
+#include "uring/setup.hpp"
 
 namespace {
 
-constexpr const char* program = "m2_file_server";
-
-/// How many SQEs one turn can prepare without an extra enter. A turn prepares at most a few for each
-/// connection that something happened to.
-constexpr unsigned sq_entries = 1024;
-/// Completions wait here until the loop comes round. Too few is no loss, only slower (NODROP).
-constexpr unsigned cq_entries = 8192;
-/// The kernel's limit on its table of files.
-constexpr std::uint64_t most_slots = std::uint64_t{1} << 20;
-
-enum class Io : std::uint8_t { read, fixed };
-enum class Files : std::uint8_t { normal, direct };
-
-struct Options {
-  common_ring::FileServer::Options server{.server = {.port = 9000}};
-  Io io = Io::fixed;
-  Files files = Files::normal;
-};
-
-bool parse(int argc, char** argv, Options& options) {
-  common::ServerOptions& server = options.server.server;
-  std::vector<common::Option> table = common::server_options(server);
-  table.push_back(common::unix_option(server));
-  table.push_back(common::root_option(server));
-  table.push_back(common::choice("--io", "read|fixed", options.io,
-                                 "plain READ, or READ_FIXED into buffers registered with the ring"));
-  table.push_back(common::choice("--files", "normal|direct", options.files,
-                                 "ordinary descriptors for files, or slots of the ring's own table"));
-  for (const common::Option& option : common::chunk_options(options.server.files)) table.push_back(option);
-  for (const common::Option& option : common::pool_options(options.server.files)) table.push_back(option);
-  const common::Program about{.name = program,
+bool parse(int argc, char** argv, common_ring::FileProgram& program) {
+  const common::Program about{.name = program.name,
                               .summary = "Serves the files below a folder, through one io_uring."};
-  if (!common::parse_options({argv + 1, argv + argc}, about, table)) return false;
-  common::check(options.server.files);
+  if (!common::parse_options({argv + 1, argv + argc}, about, common_ring::options_of(program))) return false;
+  common::check(program.server.files);
   return true;
-}
-
-/// One registration, for the life of the ring. Where it is refused, every READ looks its pages up anew, and
-/// all else stays the same.
-void register_buffers(uring::BufferPool& pool, const uring::Ring& ring) {
-  const int result = pool.register_with(ring);
-  if (result >= 0) return;
-  std::fprintf(stderr, "%s: the buffers are not registered (%s): plain READ instead of READ_FIXED.\n",
-               program, common::errno_text(-result).c_str());
-  if (result != -ENOMEM) return;
-  std::fprintf(stderr,
-               "  They are %zu KiB of locked memory; `ulimit -l` is the limit in KiB, and --buffers and "
-               "--buffer-size say how much is asked for.\n",
-               pool.capacity() * (pool.headroom() + pool.buffer_size()) / 1024);
-}
-
-/// The ring's own table of files, or none. Every file that can be in use at a time gets a slot, as far as the
-/// limit of descriptors allows: the kernel wants the table to be below it.
-std::optional<uring::DirectFiles> make_slots(const Options& options, const uring::Ring& ring) {
-  if (options.files == Files::normal) return std::nullopt;
-  if ((ring.features() & IORING_FEAT_CQE_SKIP) == 0) {  // 5.17; direct descriptors came in 5.15
-    std::fprintf(stderr, "%s: this kernel is too old for direct descriptors: ordinary ones instead\n",
-                 program);
-    return std::nullopt;
-  }
-  const common_ring::FileServer::Options& server = options.server;
-  const std::uint64_t in_use = std::uint64_t{server.server.max_connections} * common_ring::max_jobs;
-  const std::uint64_t slots = std::min(in_use + server.files.open_files, common::raise_descriptor_limit(0));
-  std::optional<uring::DirectFiles> table(std::in_place);
-  const int result = table->register_with(ring, static_cast<std::uint32_t>(std::min(slots, most_slots)));
-  if (result < 0) {
-    throw common::StartError(common::exit_failed,
-                             "cannot register a table of direct descriptors: " + common::errno_text(-result));
-  }
-  return table;
-}
-
-/// The last words, and the exit code; `result` is what the server's run ended with.
-int end(const common::Counters& counters, std::uint64_t descriptors, int result) {
-  const int code = common::end_with(counters, descriptors, program);
-  if (result < 0) std::fprintf(stderr, "%s: stopped by %s\n", program, common::errno_text(-result).c_str());
-  return result < 0 ? common::exit_failed : code;
-}
-
-int serve(const Options& options) {
-  const common::ServerOptions& server = options.server.server;
-  const common::FileOptions& files = options.server.files;
-  // A descriptor for each connection and each open file; a few are ours.
-  common::raise_descriptor_limit_or_say(std::uint64_t{server.max_connections} + files.open_files + 64,
-                                        program, "--max-connections and --open-files");
-  const common::Descriptor signals = common::open_signals(/*nonblocking=*/false);
-  const common::Descriptor root = common::open_root(server.root);
-  const std::uint64_t descriptors_before = common::open_descriptors();
-  std::optional<common::Listener> listener(common::listen_on(server, /*nonblocking=*/false));
-
-  // The pool stands before the ring, and so dies after it: the kernel holds its pages until the ring is gone.
-  uring::BufferPool pool(files.buffers, files.buffer_size, common_ring::buffer_headroom);
-  std::optional<uring::Ring> ring(std::in_place,
-                                  uring::RingOptions{.entries = sq_entries, .cq_entries = cq_entries});
-  if (options.io == Io::fixed) register_buffers(pool, *ring);
-  std::optional<uring::DirectFiles> slots = make_slots(options, *ring);
-
-  uring::Loop loop(*ring);
-  common_ring::FileServer file_server(loop, pool, slots ? &*slots : nullptr, *listener, root.get(),
-                                      signals.get(), options.server);
-  listener->announce();
-  const int result = file_server.run();
-
-  common::Counters counters = file_server.counters();
-  counters.leaks = file_server.count_leaks();
-  // If the ring failed, operations are still in flight, and only the end of the process ends them before the
-  // memory that they write to.
-  if (result < 0 && counters.leaks > 0) std::_Exit(end(counters, descriptors_before, result));
-  listener.reset();
-  ring.reset();
-  return end(counters, descriptors_before, result);
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
+  common_ring::FileProgram program{.name = "m2_file_server", .server = {.server = {.port = 9000}}};
   try {
-    Options options;
-    return parse(argc, argv, options) ? serve(options) : common::exit_clean;
+    return parse(argc, argv, program) ? common_ring::serve_files(program) : common::exit_clean;
   } catch (const common::StartError& error) {
-    std::fprintf(stderr, "%s: %s\n", program, error.what());
+    std::fprintf(stderr, "%s: %s\n", program.name, error.what());
     return error.exit_code();
   } catch (const uring::SetupError& error) {
-    std::fprintf(stderr, "%s: %s\n", program, error.what());
+    std::fprintf(stderr, "%s: %s\n", program.name, error.what());
     return common::exit_no_io_uring;
   } catch (const std::exception& error) {
-    std::fprintf(stderr, "%s: %s\n", program, error.what());
+    std::fprintf(stderr, "%s: %s\n", program.name, error.what());
     return common::exit_failed;
   }
 }

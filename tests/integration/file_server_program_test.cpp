@@ -31,13 +31,6 @@ std::string url(const FileServer& server, const std::string& path) {
   return " 'http://" + server.where() + "/" + path + "' ";
 }
 
-std::size_t lines_with(const std::string& text, std::string_view part) {
-  std::istringstream stream(text);
-  std::size_t count = 0;
-  for (std::string line; std::getline(stream, line);) count += contains(line, part) ? 1U : 0U;
-  return count;
-}
-
 }  // namespace
 
 // ---- Options and exit codes ------------------------------------------------------------------------------------

@@ -52,6 +52,10 @@ struct M2Fixed {
 struct M2FixedDirectFiles {
   static constexpr Variant variant{"m2_file_server", "--io fixed --files direct", true, true};
 };
+/// Everything that it can, it sends without copying.
+struct M4ZeroCopy {
+  static constexpr Variant variant{"m4_zero_copy", "--zc-threshold 0", true, true};
+};
 struct EpollInline {
   static constexpr Variant variant{"epoll_file_server", "--io inline", false, true};
 };
@@ -67,9 +71,8 @@ struct Sync {
 
 /// For a test that runs all of them side by side, because it waits for something.
 inline constexpr Variant all_variants[] = {
-    M2Read::variant,      M2Fixed::variant,   M2FixedDirectFiles::variant,
-    EpollInline::variant, EpollPool::variant, EpollSendfile::variant,
-    Sync::variant};
+    M2Read::variant,      M2Fixed::variant,   M2FixedDirectFiles::variant, M4ZeroCopy::variant,
+    EpollInline::variant, EpollPool::variant, EpollSendfile::variant,      Sync::variant};
 
 // The same with O_DIRECT, for the tests in which it matters which bytes are read.
 struct M2FixedODirect {
@@ -77,6 +80,10 @@ struct M2FixedODirect {
 };
 struct M2ReadODirect {
   static constexpr Variant variant{"m2_file_server", "--io read --files direct --direct", true, true};
+};
+struct M4ReadODirect {
+  static constexpr Variant variant{"m4_zero_copy", "--zc-threshold 0 --io read --files direct --direct", true,
+                                   true};
 };
 struct EpollInlineODirect {
   static constexpr Variant variant{"epoll_file_server", "--io inline --direct", false, true};
@@ -93,6 +100,8 @@ struct SyncODirect {
 TYPE_TO_STRING_AS("m2 --io read", file_server_test::M2Read);
 TYPE_TO_STRING_AS("m2 --io fixed", file_server_test::M2Fixed);
 TYPE_TO_STRING_AS("m2 --io fixed --files direct", file_server_test::M2FixedDirectFiles);
+TYPE_TO_STRING_AS("m4", file_server_test::M4ZeroCopy);
+TYPE_TO_STRING_AS("m4 --io read --files direct --direct", file_server_test::M4ReadODirect);
 TYPE_TO_STRING_AS("epoll --io inline", file_server_test::EpollInline);
 TYPE_TO_STRING_AS("epoll --io pool", file_server_test::EpollPool);
 TYPE_TO_STRING_AS("epoll --io sendfile", file_server_test::EpollSendfile);
@@ -103,13 +112,15 @@ TYPE_TO_STRING_AS("epoll --io inline --direct", file_server_test::EpollInlineODi
 TYPE_TO_STRING_AS("epoll --io pool --direct", file_server_test::EpollPoolODirect);
 TYPE_TO_STRING_AS("sync --direct", file_server_test::SyncODirect);
 
-#define POOL_FILE_SERVERS                                                                    \
-  file_server_test::M2Read, file_server_test::M2Fixed, file_server_test::M2FixedDirectFiles, \
-      file_server_test::EpollInline, file_server_test::EpollPool, file_server_test::EpollSendfile
+#define POOL_FILE_SERVERS                                                                       \
+  file_server_test::M2Read, file_server_test::M2Fixed, file_server_test::M2FixedDirectFiles,    \
+      file_server_test::M4ZeroCopy, file_server_test::EpollInline, file_server_test::EpollPool, \
+      file_server_test::EpollSendfile
 #define ALL_FILE_SERVERS POOL_FILE_SERVERS, file_server_test::Sync
-#define O_DIRECT_FILE_SERVERS                                                                              \
-  file_server_test::M2FixedODirect, file_server_test::M2ReadODirect, file_server_test::EpollInlineODirect, \
-      file_server_test::EpollPoolODirect, file_server_test::SyncODirect
+#define O_DIRECT_FILE_SERVERS                                                                         \
+  file_server_test::M2FixedODirect, file_server_test::M2ReadODirect, file_server_test::M4ReadODirect, \
+      file_server_test::EpollInlineODirect, file_server_test::EpollPoolODirect,                       \
+      file_server_test::SyncODirect
 /// One of each kind, for what takes seconds by its nature.
 #define THREE_FILE_SERVERS file_server_test::M2Fixed, file_server_test::EpollInline, file_server_test::Sync
 
@@ -134,6 +145,14 @@ inline std::vector<std::string> words_of(const std::string& text) {
 
 inline bool contains(std::string_view text, std::string_view part) {
   return text.find(part) != std::string_view::npos;
+}
+
+/// How many lines of `text` contain `part`.
+inline std::size_t lines_with(const std::string& text, std::string_view part) {
+  std::istringstream stream(text);
+  std::size_t count = 0;
+  for (std::string line; std::getline(stream, line);) count += contains(line, part) ? 1U : 0U;
+  return count;
 }
 
 // ---- Files ---------------------------------------------------------------------------------------------------

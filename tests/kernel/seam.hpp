@@ -208,11 +208,16 @@ class ServerThread {
 
   /// Completes an operation. On a thread that ends with its ring: a ring goes on ending after its close, and then
   /// interrupts all threads that have used it, wherever they wait.
-  void complete(std::uint64_t user_data, int result) {
+  /// `flags` of the CQE need Linux 6.3.
+  void complete(std::uint64_t user_data, int result, std::uint32_t flags = 0) {
     std::thread([&] {
       uring::Ring sender({.entries = 1});
-      uring::prep::msg_ring(must(sender.next_sqe()), ring_fd_, result, uring::Token{user_data},
-                            uring::Token{1});
+      io_uring_sqe& sqe = must(sender.next_sqe());
+      uring::prep::msg_ring(sqe, ring_fd_, result, uring::Token{user_data}, uring::Token{1});
+      if (flags != 0) {
+        sqe.msg_ring_flags = 1u << 1;  // IORING_MSG_RING_FLAGS_PASS
+        sqe.file_index = flags;
+      }
       CHECK(results(sender, 1) == "1:0");
     }).join();
   }

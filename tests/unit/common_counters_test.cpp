@@ -21,7 +21,8 @@ TEST_CASE("the last line is one JSON object, with the same keys for every server
       common::to_json({}) ==
       "{\"requests\": 0, \"bytes_in\": 0, \"bytes_out\": 0, \"accepted\": 0, \"refused\": 0, \"errors\": 0, "
       "\"syscalls\": 0, \"sqes\": 0, \"cqes\": 0, \"enters\": 0, \"short_submits\": 0, \"overflows\": 0, "
-      "\"accept_sqes\": 0, \"rearms\": 0, \"enobufs\": 0, \"buffers_in_use_max\": 0, \"leaks\": 0}");
+      "\"accept_sqes\": 0, \"rearms\": 0, \"enobufs\": 0, \"zc_sends\": 0, "
+      "\"zc_copied\": 0, \"zc_refused\": 0, \"buffers_in_use_max\": 0, \"leaks\": 0}");
   Counters counters;
   counters.requests = 18446744073709551615U;
   counters.leaks = 1;
