@@ -79,7 +79,7 @@ ladder: all  ## the echo server, one idea of io_uring more at each rung: make la
 	  $(if $(SECONDS),--seconds $(SECONDS)) $(if $(CONNECTIONS),--connections $(CONNECTIONS)) \
 	  $(if $(SIZE),--size $(SIZE)) $(if $(DEPTH),--depth $(DEPTH))
 
-soak: all  ## a server under mixed load, watched: make soak [SERVER=m3|m2|epoll|…] [MINUTES=10]
+soak: all  ## a server under mixed load, watched: make soak [SERVER=m3|m2|zc|epoll|…] [MINUTES=10]
 	@python3 -B bench/soak.py --build $(B) --results $(B)/soak $(if $(SERVER),--server '$(SERVER)') \
 	  $(if $(MINUTES),--minutes $(MINUTES))
 

@@ -31,7 +31,8 @@ from measure import load, machine
 from measure.servers import Server, ServerFailed
 
 SERVERS = {"m3": "m3_echo_server", "sqpoll": "m3_echo_server_sqpoll", "epoll": "epoll_echo_server",
-           "m2": "m2_file_server", "epoll-file": "epoll_file_server"}
+           "m2": "m2_file_server", "zc": "m4_zero_copy", "epoll-file": "epoll_file_server"}
+FILE_SERVERS = ("m2_file_server", "m4_zero_copy", "epoll_file_server")
 SLICES = 15  # of the load's time; each is one run of build/load, with connections of its own
 LONGEST_SLICE = 10  # seconds
 SLOW_READERS = 8  # each holds a buffer or two all the time, and too few to use them up, which would hide a leak
@@ -309,7 +310,7 @@ def watch_idle(watch, looking, kept_open):
 def soak(settings, folder, watch):
     """Returns (samples, files that the server may keep open)."""
     program, *options = settings.server
-    is_file_server = program.endswith("file_server")
+    is_file_server = program in FILE_SERVERS
     kept_open = 0
     streams, talk = ECHO_STREAMS, soak_clients.echo_talk()
     if is_file_server:

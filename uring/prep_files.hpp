@@ -99,6 +99,13 @@ inline void fsync(io_uring_sqe& sqe, int fd, std::uint32_t flags, Token token) n
   sqe.fsync_flags = flags;
 }
 
+/// ftruncate(2): the file is `length` bytes long from now on. Needs Linux 6.9; before, the CQE says -EINVAL.
+/// CQE: res = 0; -EBADF, -EINVAL (not open for writing, or a length that is negative), -EFBIG, -ETXTBSY. Runs on a
+/// worker thread, always. It waits for no write in flight, and a write behind the new end makes the file longer again.
+inline void ftruncate(io_uring_sqe& sqe, int fd, std::uint64_t length, Token token) noexcept {
+  fill(sqe, abi::op_ftruncate, fd, 0, 0, length, token);
+}
+
 /// splice(2): moves up to `length` bytes between two descriptors without passing them through user space. One of them
 /// must be a pipe (else -EINVAL). The offset of a pipe must be current_position (else -ESPIPE), and so must a socket's
 /// (-EINVAL). Needs Linux 5.7.

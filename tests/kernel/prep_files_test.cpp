@@ -309,6 +309,28 @@ TEST_CASE("fsync and fdatasync complete with 0; a socket has nothing to sync") {
   CHECK(ring.result(4) == -EBADF);
 }
 
+TEST_CASE("ftruncate makes a file shorter and longer; what it cannot do is -EBADF and -EINVAL") {
+  SKIP_WITHOUT_IO_URING();
+  SKIP_UNLESS(linux_at_least(6, 9), "FTRUNCATE needs Linux 6.9");
+  TestRing ring;
+  const Directory directory;
+  const FileDescriptor file(::openat(directory.fd(), "file", O_RDWR | O_CLOEXEC));
+  struct stat facts {};
+  for (const std::uint64_t length : {std::uint64_t{3}, std::uint64_t{9}, std::uint64_t{0}}) {
+    prep::ftruncate(ring.sqe(), file.get(), length, Token{1});
+    CHECK(ring.result(1) == 0);
+    CHECK(fstat(file.get(), &facts) == 0);
+    CHECK(static_cast<std::uint64_t>(facts.st_size) == length);
+  }
+  const FileDescriptor read_only(::openat(directory.fd(), "file", O_RDONLY | O_CLOEXEC));
+  prep::ftruncate(ring.sqe(), read_only.get(), 1, Token{2});
+  CHECK(ring.result(2) == -EINVAL);
+  prep::ftruncate(ring.sqe(), -1, 1, Token{3});
+  CHECK(ring.result(3) == -EBADF);
+  prep::ftruncate(ring.sqe(), file.get(), ~std::uint64_t{0}, Token{4});
+  CHECK(ring.result(4) == -EINVAL);
+}
+
 TEST_CASE("splice needs a pipe at one end and no offset there, and never runs inside submit") {
   SKIP_WITHOUT_IO_URING();
   TestRing ring;

@@ -1,23 +1,23 @@
 #!/usr/bin/env bash
-# Each server under mixed load for a minute (bench/soak.md), as a suite with one test for each.
+# Each server under mixed load for half a minute (bench/soak.md), as a suite with one test for each.
 #
 # usage: run.sh [SERVER…]       as `make soak` names them; without any: those of the list below
 #
 # A server without io_uring is a skip, or a failure with REQUIRE_IO_URING=1 in the environment.
-# Environment: BIN (default build) is where the programs are; MINUTES (default 1).
+# Environment: BIN (default build) is where the programs are; MINUTES (default 0.5).
 set -uo pipefail
 
 cd "$(dirname "$0")/../.."
 bin=${BIN:-build}
 servers=("$@")
-((${#servers[@]})) || servers=(m3)
+((${#servers[@]})) || servers=(m3 'zc --zc-threshold 0')
 no_io_uring=3 # what soak.py ends with then
 
 passed=0 skipped=0 failures=()
 for server in "${servers[@]}"; do
-  title="$server holds for ${MINUTES:-1} minute(s) of mixed load"
+  title="$server holds for ${MINUTES:-0.5} minute(s) of mixed load"
   [[ -n ${TEST_TITLES:-} ]] && echo "$title" >>"$TEST_TITLES"
-  python3 -B bench/soak.py --build "$bin" --server "$server" --minutes "${MINUTES:-1}" --results "$bin/soak/suite"
+  python3 -B bench/soak.py --build "$bin" --server "$server" --minutes "${MINUTES:-0.5}" --results "$bin/soak/suite"
   status=$?
   if ((status == 0)); then
     passed=$((passed + 1))

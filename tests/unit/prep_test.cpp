@@ -159,6 +159,8 @@ TEST_CASE("reads and writes: where each argument goes") {
         [&](io_uring_sqe& s) { prep::write_fixed(s, 5, buffer, 16, 7, 3, token); });
   check("fsync", {.opcode = 3, .fd = 5, .op_flags = 1},
         [&](io_uring_sqe& s) { prep::fsync(s, 5, IORING_FSYNC_DATASYNC, token); });
+  check("ftruncate", {.opcode = 55, .fd = 5, .off = 4096},
+        [&](io_uring_sqe& s) { prep::ftruncate(s, 5, 4096, token); });
   check(
       "splice", {.opcode = 30, .fd = 6, .off = 8, .addr = ~0ull, .len = 16, .op_flags = 1, .file_index = 5},
       [&](io_uring_sqe& s) { prep::splice(s, 5, uring::current_position, 6, 8, 16, SPLICE_F_MOVE, token); });
