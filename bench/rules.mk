@@ -4,6 +4,8 @@
 #   build/nop_round_trips        measures time, with Google Benchmark
 #   build/asan/budget_tests      the suite that holds the first one's numbers against the budget
 #   build/idle_timeouts          what it costs to notice a silent client: by a list, and by linked time-outs
+#   build/bench_zero_copy        from which size on SEND_ZC is cheaper than SEND, where nothing is copied
+#   bench/zero_copy.py           compares the file server that does not copy with the one that does
 #   bench/file_servers.py        compares the file servers; its data goes to build/bench-file, its files to DATA
 #   bench/ladder.py              climbs the echo server's ladder; its data goes to build/ladder
 #   bench/soak.py                keeps a server under load and watches it; its CSV and picture go to build/soak
@@ -17,7 +19,7 @@ LIBURING_VERSION := $(if $(LIBURING),$(shell sed -n 's/^Version: *//p' $(dir $(L
 
 INSTRUCTIONS := $(filter-out %_test.cpp,$(wildcard bench/instructions/*.cpp))
 ROUND_TRIPS := $(wildcard bench/nop_*.cpp)
-BENCH_OBJECTS := $(call objects,release,$(INSTRUCTIONS) $(ROUND_TRIPS) bench/idle_timeouts.cpp)
+BENCH_OBJECTS := $(call objects,release,$(INSTRUCTIONS) $(ROUND_TRIPS) bench/idle_timeouts.cpp bench/zero_copy.cpp)
 
 $(dir_release)/obj/liburing: FORCE
 	$(call stamp,$(LIBURING) $(LIBURING_VERSION))
@@ -30,11 +32,13 @@ $(dir_release)/nop_round_trips: override private LDFLAGS += -lbenchmark $(LIBURI
 $(eval $(call binary,release,bench_instructions,$(INSTRUCTIONS)))
 $(eval $(call binary,release,nop_round_trips,$(ROUND_TRIPS)))
 $(eval $(call binary,release,idle_timeouts,bench/idle_timeouts.cpp))
+$(eval $(call binary,release,bench_zero_copy,bench/zero_copy.cpp))
 
 $(dir_asan)/obj/bench/%.o: defines = $(call test_defines,release)
 $(eval $(call binary,asan,budget_tests,bench/instructions/budget_test.cpp $(TEST_SUPPORT)))
 
-TEST_BINARIES += $(dir_asan)/budget_tests $(dir_release)/bench_instructions $(dir_release)/idle_timeouts
+TEST_BINARIES += $(dir_asan)/budget_tests $(dir_release)/bench_instructions $(dir_release)/idle_timeouts \
+  $(dir_release)/bench_zero_copy
 TEST_SUITES += $(dir_asan)/budget_tests
 EVERYTHING += $(BENCH_OBJECTS) $(dir_asan)/obj/bench/instructions/budget_test.o
 
@@ -52,6 +56,14 @@ run-bench-instructions: $(dir_release)/bench_instructions
 .PHONY: bench-idle
 bench-idle: $(dir_release)/idle_timeouts  ## what it costs to notice a silent client: by a list, and by linked time-outs
 	@$<
+
+.PHONY: bench-zero-copy
+bench-zero-copy: all $(dir_release)/bench_zero_copy  ## SEND_ZC against SEND, where nothing is copied and on loopback
+	@mkdir -p $(B)/bench-zero-copy
+	@$(dir_release)/bench_zero_copy --json $(B)/bench-zero-copy/results.json
+	@echo
+	@python3 -B bench/zero_copy.py --build $(B) --results $(B)/bench-zero-copy $(if $(BLOCKS),--blocks $(BLOCKS)) \
+	  $(if $(SECONDS),--seconds $(SECONDS))
 
 # BLOCKS, SECONDS, FULL=1, CELL='glob…' and DATA=folder are passed on; bench/file_servers.md says what they mean.
 BENCH_FILE = $(if $(BLOCKS),--blocks $(BLOCKS)) $(if $(SECONDS),--seconds $(SECONDS)) \

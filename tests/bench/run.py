@@ -2,10 +2,16 @@
 """Runs the tests of the comparison and counts them as tests/support/main.cpp does for the others:
 
     suite: P passed, F failed, S skipped
+
+With names as arguments (test_parts, test_parts.Report) only those. Without, each file in a process of its own, as many
+at a time as there are CPUs: most of their time is waiting for programs that pretend.
 """
 
+import concurrent.futures
 import os
 import pathlib
+import re
+import subprocess
 import sys
 import unittest
 
@@ -31,21 +37,41 @@ class Counting(unittest.TextTestResult):
         print(f"skipped: {title(test)}: {reason}", flush=True)
 
 
-def main():
-    # With names as arguments (test_parts, test_parts.Report) only those.
-    loader = unittest.TestLoader()
+def run_here(names):
     sys.path.insert(0, str(HERE))
-    tests = loader.loadTestsFromNames(sys.argv[1:]) if sys.argv[1:] else loader.discover(str(HERE))
-    result = unittest.TextTestRunner(stream=sys.stdout, resultclass=Counting).run(tests)
+    result = unittest.TextTestRunner(stream=sys.stdout, resultclass=Counting).run(
+        unittest.TestLoader().loadTestsFromNames(names))
     # A subtest that fails is not the test itself, and a test may fail in several of them.
     failed = {title(getattr(test, "test_case", test)) for test, _ in result.failures + result.errors
               if isinstance(getattr(test, "test_case", test), unittest.TestCase)}
     broken = len(failed) or (0 if result.wasSuccessful() else 1)
-    for name in sorted(failed):
+    return sorted(failed), [result.testsRun - broken - len(result.skipped), broken, len(result.skipped)]
+
+
+def run_elsewhere(name):
+    """The same in another process: what failed, and the three numbers. One that says no numbers has failed."""
+    done = subprocess.run([sys.executable, "-B", __file__, name], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          text=True, check=False)
+    print(done.stdout, end="", flush=True)
+    summary = re.search(r"^suite: (\d+) passed, (\d+) failed, (\d+) skipped$", done.stdout, re.MULTILINE)
+    if summary is None:
+        return [name], [0, 1, 0]
+    return re.findall(r"^failed: (.*)$", done.stdout, re.MULTILINE), [int(number) for number in summary.groups()]
+
+
+def run_all():
+    names = sorted(path.stem for path in HERE.glob("test_*.py"))
+    with concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0))) as workers:
+        results = list(workers.map(run_elsewhere, names))
+    return [name for failed, _ in results for name in failed], [sum(three) for three in zip(*(n for _, n in results))]
+
+
+def main():
+    failed, (passed, broken, skipped) = run_here(sys.argv[1:]) if sys.argv[1:] else run_all()
+    for name in failed:
         print(f"failed: {name}")
-    print(f"suite: {result.testsRun - broken - len(result.skipped)} passed, {broken} failed, "
-          f"{len(result.skipped)} skipped")
-    return 0 if result.wasSuccessful() else 1
+    print(f"suite: {passed} passed, {broken} failed, {skipped} skipped")
+    return 0 if broken == 0 else 1
 
 
 if __name__ == "__main__":
