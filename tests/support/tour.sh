@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # `make tour`: what this kernel can do; Milestone 1 with its pictures, then the same machinery copying a real file;
-# Milestone 2 serving files, checked byte for byte, and compared with its epoll twin; Milestone 3 echoing under load.
+# Milestone 2 serving files, checked byte for byte; Milestone 3 echoing under load; Milestone 4 sending without a copy,
+# chaining operations, and writing a log that survives. Then ninety seconds of comparisons with their twins.
 #
 # Environment: BIN (where the binaries are, default build), FILE (what to copy, default README.md).
 set -euo pipefail
@@ -23,7 +24,7 @@ start() {
   local name=$1 said=$served.$1
   shift
   : >"$said"
-  "$@" --port 0 >"$said" &
+  "$@" --port 0 >"$said" 2>"$said.stderr" &
   servers+=($!)
   printf -v "${name}_pid" %s $!
   local tries
@@ -32,6 +33,16 @@ start() {
     sleep 0.1
   done
   printf -v "${name}_port" %s "$(sed -n 's/^listening .*://p' "$said")"
+}
+
+# end NAME…: SIGTERM, and each must say by its exit code that nothing leaked.
+end() {
+  local name pid
+  for name in "$@"; do
+    pid=${name}_pid
+    kill "${!pid}"
+    wait "${!pid}"
+  done
 }
 
 # check PORT PATH: what comes over the wire is the file, or the tour ends here.
@@ -74,42 +85,76 @@ mkdir -p "$served"
 start files "$bin/m2_file_server" --root .
 echo "$bin/m2_file_server --root . listens on 127.0.0.1:$files_port"
 for path in README.md uring/indices.hpp "$bin/m2_file_server"; do check "$files_port" "$path"; done
-kill "$files_pid"
-wait "$files_pid"
+end files
 echo "Nothing differs, and the server found nothing that leaked. Its last line says what it did:"
 tail -n 1 "$served.files"
 
-section "5. The same job without io_uring, measured here: $bin/load --against"
-"$bin/load" make-files "$served" --sizes 4K --count 64 --big 0 >"$served.list" 2>/dev/null
-start ring "$bin/m2_file_server" --root "$served"
-start twin "$bin/epoll_file_server" --root "$served"
-pin "$ring_pid" "$twin_pid"
-echo "A is $bin/m2_file_server, B is $bin/epoll_file_server; 64 clients, cached files of 4 KiB, every byte verified:"
-echo
-"${on_other_cpu[@]}" "$bin/load" file --port "$ring_port" --against "$twin_port" --server-pid "$ring_pid" \
-  --against-pid "$twin_pid" --paths "$served.list" --connections 64 --seconds 1 --warmup 0.2 --blocks 3
-echo
-echo "Twelve seconds on one machine are no verdict: \`make bench-file\` measures the whole matrix."
-
-section "6. A thousand clients at once: $bin/m3_echo_server"
+section "5. A thousand clients at once: $bin/m3_echo_server"
 start echo "$bin/m3_echo_server"
-start echo_twin "$bin/epoll_echo_server"
-pin "$echo_pid" "$echo_twin_pid"
+pin "$echo_pid"
 echo "1,000 connections, each with four messages of 512 bytes under way; every byte that comes back is verified:"
 echo
 "${on_other_cpu[@]}" "$bin/load" echo --port "$echo_port" --server-pid "$echo_pid" --connections 1000 --depth 4 \
   --size 512 --seconds 2 --warmup 0.2
+end echo
+
+section "6. The same files without the last copy: $bin/m4_zero_copy"
+start zero "$bin/m4_zero_copy" --root .
+for path in README.md "$bin/m2_file_server"; do check "$zero_port" "$path"; done
+end zero
 echo
-echo "A is $bin/m3_echo_server, B is $bin/epoll_echo_server; 128 connections, 64 bytes, one message at a time:"
+cat "$served.zero.stderr"
+echo "That is loopback: the kernel cannot lend our memory to another process. \`make bench-zero-copy\` shows where it can."
+echo "And why a buffer is not ours again when its send has completed:"
 echo
-"${on_other_cpu[@]}" "$bin/load" echo --port "$echo_port" --against "$echo_twin_port" --server-pid "$echo_pid" \
-  --against-pid "$echo_twin_pid" --connections 128 --seconds 1 --warmup 0.2 --blocks 3
-kill "$echo_pid" "$echo_twin_pid"
-wait "$echo_pid" "$echo_twin_pid"
+"$bin/m4_zero_copy" --drill early-reuse
+
+section "9. Ninety seconds of comparisons, measured here: $bin/load --against"
+compare_seconds=0.9
+# against TITLE MODE OPTION…: the two servers that were started as ours and twin, A B B A.
+against() {
+  local title=$1 where=(--port "$ours_port")
+  shift
+  echo
+  echo "── $title"
+  if [[ $ours_port == *[!0-9]* ]]; then where=(--unix "$ours_port"); fi
+  pin "$ours_pid" "$twin_pid"
+  "${on_other_cpu[@]}" "$bin/load" "$@" "${where[@]}" --against "$twin_port" --server-pid "$ours_pid" \
+    --against-pid "$twin_pid" --seconds "$compare_seconds" --warmup 0.2 --blocks 3
+  end ours twin
+}
+echo "A is the io_uring server, B its epoll twin; every byte is verified. Above 1 means that A is better."
+"$bin/load" make-files "$served" --sizes 4K,1M --count 64 --big 0 2>/dev/null | grep '4K' >"$served.list"
+ls "$served" | grep '1M' >"$served.large"
+
+start ours "$bin/m2_file_server" --root "$served"
+start twin "$bin/epoll_file_server" --root "$served"
+against "cached files of 4 KiB, 64 connections" file --paths "$served.list" --connections 64
+
+start ours "$bin/m2_file_server" --root "$served"
+start twin "$bin/epoll_file_server" --root "$served" --io sendfile
+against "cached files of 1 MiB, 16 connections, and the twin uses sendfile (which copies nothing)" \
+  file --paths "$served.large" --connections 16
+
+start ours "$bin/m3_echo_server"
+start twin "$bin/epoll_echo_server"
+against "echo over TCP, 64 bytes, 128 connections" echo --connections 128
+
+start ours "$bin/m3_echo_server" --unix "$served.a.socket"
+start twin "$bin/epoll_echo_server" --unix "$served.b.socket"
+ours_port=$served.a.socket twin_port=$served.b.socket
+against "the same over a Unix-domain socket: less TCP, so more of what differs" echo --connections 128
+
+start ours "$bin/m3_echo_server"
+start twin "$bin/epoll_echo_server"
+against "a new connection for each message of 64 bytes, 16 at a time" churn --connections 16 --size 64
+
+start ours "$bin/m4_zero_copy" --root "$served" --zc-threshold 0
+start twin "$bin/m2_file_server" --root "$served"
+against "zero copy against plain sends (both io_uring), 1 MiB over loopback, where it must lose" \
+  file --paths "$served.large" --connections 16
 echo
-echo "What each of the two did, by its own count. A's system calls per request are the thing to look at; that the time"
-echo "does not follow is the kernel's TCP stack, where nearly all of it goes (docs/echo.md):"
-tail -qn 1 "$served.echo" "$served.echo_twin"
+echo "A minute and a half on one machine is no verdict: \`make compare\` measures more of it, and says what it means."
 
 section "What next"
 cat <<TEXT
@@ -119,5 +164,7 @@ cat <<TEXT
   serve   $bin/m2_file_server --root DIR, and curl against it
   break   $bin/m3_echo_server --port 9001, and $bin/conformance 127.0.0.1 9001 (make conformance does both)
   climb   make ladder: the echo server with one idea of io_uring more at each rung
+  drill   $bin/m4_linked --drill list, $bin/m4_ordered_log --drill stall: what chains and DRAIN do when something fails
+  compare make compare: everything against its twin, as one report
   prove   make test
 TEXT
