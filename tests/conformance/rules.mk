@@ -13,7 +13,7 @@ TEST_BINARIES += $(dir_release)/conformance $(dir_asan)/conformance $(dir_asan)/
 TEST_SUITES += tests/conformance/run.sh
 EVERYTHING += $(call objects,fast,$(CONFORMANCE) tests/conformance/broken_server.cpp)
 
-ECHO_SERVERS := $(foreach program,$(PROGRAMS),$(if $(findstring echo_server,$(program)),$(program)))
+ECHO_SERVERS := $(foreach program,$(PROGRAMS),$(if $(findstring echo_server,$(program)),$(program))) m4_linked
 
 .PHONY: conformance
 conformance: $(dir_release)/conformance $(ECHO_SERVERS:%=$(dir_release)/%) $(ECHO_SERVERS:%=$(dir_asan)/%)  ## the echo servers checked from outside: make conformance [VARIANT='epoll*']

@@ -34,6 +34,7 @@ m3 on 5.19     | m3_echo_server --pretend-kernel 5.19    |                     |
 m3 5.19 direct | m3_echo_server --pretend-kernel 5.19 --files direct |         | leaks overflows few_accepts
 m3 on 6.0      | m3_echo_server --pretend-kernel 6.0     |                     | leaks overflows few_accepts
 m3 on 6.1      | m3_echo_server --pretend-kernel 6.1     |                     | leaks overflows few_accepts
+m4 splice      | m4_linked --mode splice                 |                     | leaks overflows few_accepts
 "
 
 no_io_uring=3 # the exit status of a server that cannot have a ring here
