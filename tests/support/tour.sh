@@ -109,6 +109,50 @@ echo "And why a buffer is not ours again when its send has completed:"
 echo
 "$bin/m4_zero_copy" --drill early-reuse
 
+section "7. Chains: all that is done for a client, said before it comes: $bin/m4_linked"
+start linked "$bin/m4_linked" --message 64 --skip-success
+echo "ACCEPT, RECV, SEND and CLOSE, linked; 64 such chains are with the kernel. A new connection for each message:"
+echo
+"$bin/load" churn --port "$linked_port" --size 64 --connections 32 --seconds 1 --warmup 0
+end linked
+echo
+tail -n 1 "$served.linked"
+echo "One completion for each client, and less than one enter. But a chain is no transaction:"
+echo
+"$bin/m4_linked" --drill prep-error
+"$bin/m4_linked" --drill short-recv
+
+section "8. A log that keeps its word: $bin/m4_ordered_log"
+log=$served/log
+
+# put TEXT: asks for a record, and prints the answer, which comes when it is durable.
+put() {
+  local answer
+  printf 'PUT %d\n%s' "${#1}" "$1" >&"$connection"
+  read -r answer <&"$connection"
+  printf '  PUT %-24s %s\n' "$1" "$answer"
+}
+
+start log "$bin/m4_ordered_log" --file "$log"
+exec {connection}<>"/dev/tcp/127.0.0.1/$log_port"
+put "the first record"
+put "and the second"
+kill -KILL "$log_pid"
+wait "$log_pid" 2>/dev/null || true
+exec {connection}>&-
+echo "Killed by SIGKILL; and half a record at the end, as a crash leaves it. It starts again:"
+printf 'RLOG and then the power went' >>"$log"
+start log "$bin/m4_ordered_log" --file "$log"
+cat "$served.log.stderr"
+exec {connection}<>"/dev/tcp/127.0.0.1/$log_port"
+put "the third"
+exec {connection}>&-
+end log
+echo
+echo "Its fsyncs come behind its writes by completions, by DRAIN or by links (--order). DRAIN has a price:"
+echo
+"$bin/m4_ordered_log" --drill stall
+
 section "9. Ninety seconds of comparisons, measured here: $bin/load --against"
 compare_seconds=0.9
 # against TITLE MODE OPTION…: the two servers that were started as ours and twin, A B B A.
