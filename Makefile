@@ -168,7 +168,7 @@ tour:  ## build, then see the milestones at work: make tour FILE=some/file/of/yo
 
 TEST_BINARIES := $(PROGRAMS:%=$(dir_release)/%) $(PROGRAMS:%=$(dir_asan)/%) \
   $(dir_asan)/example_suite $(dir_asan)/run_tests $(dir_tsan)/run_tests
-TEST_SUITES := $(dir_asan)/run_tests $(dir_tsan)/run_tests
+TEST_SUITES := tests/support/run_tests_in_two.sh $(dir_tsan)/run_tests
 
 RULES := $(sort $(wildcard tests/*/rules.mk bench/rules.mk))
 include $(RULES)

@@ -63,8 +63,14 @@ class Client {
     const int yes = 1;
     if (address.ss_family != AF_UNIX) ::setsockopt(fd_.get(), IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
     const void* const any = &address;
-    if (::connect(fd_.get(), static_cast<const ::sockaddr*>(any), size) != 0) {
-      throw std::system_error(errno, std::generic_category(), "connect to " + std::string(where));
+    // A ring that this process has closed a moment ago interrupts its threads. The connect goes on meanwhile; the same
+    // call then says EALREADY, or EISCONN if it is done.
+    int error = 0;
+    do {
+      error = ::connect(fd_.get(), static_cast<const ::sockaddr*>(any), size) == 0 ? 0 : errno;
+    } while (error == EINTR || error == EALREADY);
+    if (error != 0 && error != EISCONN) {
+      throw std::system_error(error, std::generic_category(), "connect to " + std::string(where));
     }
   }
 
