@@ -349,7 +349,8 @@ def held_goal(cell):
             f" ({messages:,} messages verified; p99 {p99} us)"]
 
 
-def goal_lines(data):
+def goals(data):
+    """Rows of four words: what, the goal, what was found, met or missed or no decision."""
     cells = [cell for cell in data["cells"] if not cell["impossible"]]
     with_peak = [cell for cell in cells if cell["table"] not in ("idle", "held")]
     lines = [line for cell in with_peak for line in cost_goals(cell)]
@@ -366,7 +367,11 @@ def goal_lines(data):
                                  f" (epoll {table.number(typical(cell, THEIRS, 'own'))})"))
         if cell["table"] == "held":
             lines.append(held_goal(cell))
-    return table.sentences(lines) or ["none was measured"]
+    return lines
+
+
+def goal_lines(data):
+    return table.sentences(goals(data)) or ["none was measured"]
 
 
 def main(words):

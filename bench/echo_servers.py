@@ -29,7 +29,7 @@ from dataclasses import dataclass
 
 import echo_report
 from measure import idle, load, machine, stats, table
-from measure.record import Progress, Record
+from measure.record import Progress, Record, measured_whole
 from measure.servers import Server, ServerFailed, glance
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -57,6 +57,12 @@ QUICK = {
     "unix/64/128", "unix/4K/128",
     "churn/64/16", "idle/64/10000", "held/64/2000",
 }
+
+# What `make compare` has time for. The peak is only looked for (one block): the ratios that count are those at 70 %.
+BRIEF = {"ping-pong/64/1", "ping-pong/64/16", "ping-pong/64/128", "ping-pong/64/1000", "ping-pong/16K/128",
+         "unix/64/128", "churn/64/16", "idle/64/10000"}
+BRIEF_PEAK_BLOCKS = 1
+BRIEF_NOISE_CELL = "ping-pong/64/128"
 
 # Both servers at the same rate, as a share of the lower peak. 70 % is the one that decides.
 SHARES = (0.5, echo_report.PRIMARY_SHARE, 0.9)
@@ -150,22 +156,29 @@ def matrix():
 ALL_CELLS = matrix()
 
 
-def participants_of(cell):
+def participants_of(cell, settings):
     """Who is measured in a cell, in the order of the forward pass."""
-    return [EPOLL, URING, URING_AGAIN] if cell.name in THOROUGH else [EPOLL, URING]
+    noise = {BRIEF_NOISE_CELL} if settings.brief else THOROUGH
+    return [EPOLL, URING, URING_AGAIN] if cell.name in noise else [EPOLL, URING]
 
 
 def shares_of(cell, settings):
     """At which shares of the lower peak both are measured once more."""
     if not cell.has_peak:
         return []
-    return list(SHARES) if settings.thorough or cell.name in THOROUGH else [echo_report.PRIMARY_SHARE]
+    thorough = settings.thorough or (cell.name in THOROUGH and not settings.brief)
+    return list(SHARES) if thorough else [echo_report.PRIMARY_SHARE]
 
 
 def passes_of(cell, settings):
+    """At equal rates, and at the peak where that is not brief."""
     if cell.table == "held":
         return 2 if settings.thorough else 1
     return IDLE_PASSES if cell.table == "idle" else 2 * settings.blocks
+
+
+def passes_at_peak(cell, settings):
+    return 2 * BRIEF_PEAK_BLOCKS if settings.brief and cell.has_peak else passes_of(cell, settings)
 
 
 def plan(settings):
@@ -174,6 +187,9 @@ def plan(settings):
         return [cell for cell in ALL_CELLS if any(fnmatch.fnmatch(cell.name, glob) for glob in settings.cell)], []
     if settings.full:
         return ALL_CELLS, []
+    if settings.brief:
+        return [cell for cell in ALL_CELLS if cell.name in BRIEF], [
+            f"all but {len(BRIEF)} cells, and other rates than 70 % of the peak; make compare-full measures them all"]
     cells = [cell for cell in ALL_CELLS if cell.name in QUICK or cell.impossible]
     possible = [cell for cell in ALL_CELLS if not cell.impossible]
     left_out = [cell for cell in possible if cell.name not in QUICK]
@@ -280,7 +296,7 @@ def measure_passes(settings, cell, participants, result, part, record, progress)
     """Forward and backward through the participants: into `part`, which is the cell itself or the cell at some rate.
     One that fails is not tried again: it has no rate any more."""
     rate = part.get("rate", 0)
-    for turn in range(passes_of(cell, settings)):
+    for turn in range(passes_at_peak(cell, settings) if part is result else passes_of(cell, settings)):
         for participant in participants if turn % 2 == 0 else reversed(participants):
             progress.show(cell.name, participant.label + (f" at {rate:,}/s" if rate else ""))
             if participant.key not in part["failures"]:
@@ -328,7 +344,7 @@ def measure_at_equal_rates(settings, cell, participants, result, record, progres
 
 
 def measure_cell(settings, cell, record, progress):
-    participants = participants_of(cell)
+    participants = participants_of(cell, settings)
     result = {"cell": cell.name, "table": cell.table, "title": cell.title, "connections": cell.connections,
               "size": cell.size, "depth": cell.depth,
               "participants": [{"key": p.key, "label": p.label} for p in participants],
@@ -342,6 +358,8 @@ def measure_cell(settings, cell, record, progress):
         measure_opening(settings, cell, [EPOLL, URING], result, progress)
     measure_passes(settings, cell, participants, result, result, record, progress)
     measure_at_equal_rates(settings, cell, participants, result, record, progress)
+    result["whole"] = True
+    record.save()
 
 
 # ---- The whole of it ---------------------------------------------------------------------------------------------
@@ -359,6 +377,10 @@ def parse(words):
     parser.add_argument("--full", action="store_true", help="all cells: hours")
     parser.add_argument("--cell", action="append", metavar="GLOB",
                         help="only these cells, at all rates: ping-pong/64/128, 'unix/*/128'")
+    parser.add_argument("--brief", action="store_true", help="the selection of make compare: minutes")
+    parser.add_argument("--resume", action="store_true",
+                        help="keep the cells of an earlier run that were measured whole: with these settings, by these "
+                             "programs, on this machine")
     parser.add_argument("--list", action="store_true", help="name the cells and end")
     settings = parser.parse_args(words)
     settings.blocks = settings.blocks or (4 if settings.full else 3)
@@ -376,7 +398,8 @@ def count_runs(settings, cell):
     if cell.impossible:
         return 0
     openings = 2 * OPENINGS if needs_opening(cell) else 0
-    return openings + len(participants_of(cell)) * passes_of(cell, settings) * (1 + len(shares_of(cell, settings)))
+    passes = passes_at_peak(cell, settings) + passes_of(cell, settings) * len(shares_of(cell, settings))
+    return openings + len(participants_of(cell, settings)) * passes
 
 
 def guess_seconds(settings, cell):
@@ -387,20 +410,39 @@ def guess_seconds(settings, cell):
     return seconds + settings.warmup + 0.3 + cell.connections / 10_000
 
 
+def programs(settings):
+    return machine.digest([settings.build / name for name in (EPOLL.program, URING.program, "load")])
+
+
+def estimate_seconds(settings, cells):
+    return sum(count_runs(settings, cell) * guess_seconds(settings, cell) for cell in cells)
+
+
 def describe_plan(settings, cells, thinned):
     runs = sum(count_runs(settings, cell) for cell in cells)
-    estimate = sum(count_runs(settings, cell) * guess_seconds(settings, cell) for cell in cells)
-    pins = (f"server on CPU {settings.server_cpu}, generator on CPU {settings.load_cpu}"
-            if settings.server_cpu is not None else
-            "NOT PINNED: there are fewer than 2 CPUs, and server and generator take them from each other")
+    estimate = estimate_seconds(settings, cells)
     return {
-        "machine": machine.facts(), "pins": pins, "server_cpu": settings.server_cpu,
+        "machine": machine.facts(), "pins": machine.pins(), "server_cpu": settings.server_cpu,
         "settings": {"blocks": settings.blocks, "seconds": settings.seconds, "warmup": settings.warmup,
-                     "held_seconds": settings.held_seconds, "full": settings.full, "cell": settings.cell},
+                     "held_seconds": settings.held_seconds, "full": settings.full, "cell": settings.cell,
+                     "brief": settings.brief},
+        "programs": programs(settings),
         "planned": len([cell for cell in cells if not cell.impossible]), "runs": runs,
         "estimate_seconds": estimate, "guess_seconds": estimate / runs if runs else 0, "thinned": thinned,
         "complete": False, "cells": [],
     }
+
+
+def begin(settings, cells, thinned):
+    """The record, and the cells that are still to be measured."""
+    path = settings.results / "results.json"
+    data = describe_plan(settings, cells, thinned)
+    data["cells"] = measured_whole(path, data) if settings.resume else []
+    done = {result["cell"] for result in data["cells"]}
+    left = [cell for cell in cells if cell.name not in done]
+    data["runs"] = sum(count_runs(settings, cell) for cell in left)
+    data["estimate_seconds"] = estimate_seconds(settings, left)
+    return Record(path, data), left
 
 
 def interrupt_on_sigterm():
@@ -441,7 +483,7 @@ def main(words):
     idle.lift_descriptor_limit()
     try:
         settings.results.mkdir(parents=True, exist_ok=True)
-        record = Record(settings.results / "results.json", describe_plan(settings, cells, thinned))
+        record, cells = begin(settings, cells, thinned)
         print(echo_report.head_text(record.data), flush=True)
         complete = measure(settings, cells, record, Progress(record.data["runs"], record.data["guess_seconds"]))
         print(echo_report.end_text(record.data))

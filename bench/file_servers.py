@@ -32,7 +32,7 @@ from dataclasses import dataclass, replace
 
 import file_report
 from measure import fio, load, machine, page_cache, table
-from measure.record import Progress, Record
+from measure.record import Progress, Record, measured_whole
 from measure.servers import Server, ServerFailed, glance
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
@@ -86,8 +86,19 @@ CEILING_CELL = "cold-direct/random-4K/256"
 
 # The cells in which the quick run also compares the best at a rate that all of them can hold.
 EQUAL_RATE_CELLS = {"cached/random-4K/100", "cold-direct/random-4K/256"}
-MOST_AT_EQUAL_RATE = 4  # both io_uring servers, the fastest baseline and the one with the least CPU time
+# Two io_uring servers, and one of them again; the fastest baseline, the cheapest, and the cheapest that copies.
+MOST_AT_EQUAL_RATE = 6
 EQUAL_SHARE = 0.7  # of the lowest peak
+
+# What `make compare` has time for: who is asked, and whether at an equal rate. There the peak is only looked for (one
+# block), because the ratio at the equal rate is the one that counts; elsewhere the peak has all blocks.
+BRIEF = {
+    "cached/random-4K/1": (("inline", "sendfile", "fixed"), True),
+    "cached/random-4K/100": (("inline", "pool-16", "sendfile", "fixed", "fixed-again"), True),
+    "cached/whole-64K/10": (("inline", "pool-16", "sendfile", "fixed"), True),
+    "cold-direct/random-4K/256": (("inline", "pool-16", "pool-64", "fixed", "fio-1", "fio-128"), False),
+}
+BRIEF_PEAK_BLOCKS = 1
 
 
 @dataclass(frozen=True)
@@ -106,6 +117,7 @@ POOLS = [Participant(f"pool-{n}", f"epoll pool {n}", "epoll_file_server", ("--io
 SENDFILE = Participant("sendfile", "epoll sendfile", "epoll_file_server", ("--io", "sendfile"))
 READ = Participant("read", "io_uring read", "m2_file_server", ("--io", "read"))
 FIXED = Participant("fixed", "io_uring fixed", "m2_file_server", ("--io", "fixed"))
+ZERO_COPY = Participant("zero-copy", "io_uring zero copy", "m4_zero_copy")
 FIXED_AGAIN = Participant("fixed-again", "io_uring fixed, again", "m2_file_server", ("--io", "fixed"))
 FIO_1 = Participant("fio-1", "fio, queue depth 1", fio_depth=1)
 FIO_128 = Participant("fio-128", "fio, queue depth 128", fio_depth=128)
@@ -179,7 +191,7 @@ def participants_of(cell, full):
     chosen = [SYNC, INLINE, *pools]
     if cell.table != "cold-direct":
         chosen.append(SENDFILE)
-    chosen += [READ, FIXED]
+    chosen += [READ, FIXED, ZERO_COPY]
     if cell.name in NOISE_CELLS:
         chosen.append(FIXED_AGAIN)
     if cell.name == CEILING_CELL:
@@ -187,10 +199,21 @@ def participants_of(cell, full):
     return chosen
 
 
+def chosen_participants(settings, cell):
+    everybody = participants_of(cell, settings.all_servers or settings.brief)
+    return [p for p in everybody if not settings.brief or p.key in BRIEF[cell.name][0]]
+
+
 def has_equal_rate(cell, settings):
     if cell.table == "open-close" or not cell.may_read_twice:
         return False
+    if settings.brief:
+        return BRIEF[cell.name][1]
     return settings.all_servers or cell.name in EQUAL_RATE_CELLS
+
+
+def blocks_at_peak(cell, settings):
+    return BRIEF_PEAK_BLOCKS if settings.brief and has_equal_rate(cell, settings) else settings.blocks
 
 
 def plan(settings):
@@ -200,6 +223,9 @@ def plan(settings):
         return cells, []
     if settings.full:
         return ALL_CELLS, []
+    if settings.brief:
+        return [cell for cell in ALL_CELLS if cell.name in BRIEF], [
+            f"all but {len(BRIEF)} cells, and some servers in these; make compare-full measures them all"]
     cells = [cell for cell in ALL_CELLS if cell.name in QUICK or cell.impossible]
     possible = [cell for cell in ALL_CELLS if not cell.impossible]
     left_out = [cell for cell in possible if cell.name not in QUICK]
@@ -386,9 +412,9 @@ def measure_run(settings, cell, participant, traffic):
     return run
 
 
-def measure_passes(settings, cell, participants, result, record, progress, rate=0):
+def measure_passes(settings, cell, participants, result, record, progress, blocks, rate=0):
     """Forward and backward through the participants. One that fails is not tried again: it has no rate any more."""
-    for turn in range(2 * settings.blocks):
+    for turn in range(2 * blocks):
         for participant in participants if turn % 2 == 0 else reversed(participants):
             progress.show(cell.name, participant.label + (" at an equal rate" if rate else ""))
             if participant.key not in result["failures"]:
@@ -408,18 +434,18 @@ def measure_at_equal_rate(settings, cell, participants, result, record, progress
     """CPU time of servers that do the same work in the same time. At their peaks they do not: the faster one has more
     requests in each turn of its loop, and they cost less each."""
     keys = file_report.contenders(result)
-    progress.step((MOST_AT_EQUAL_RATE - len(keys)) * 2 * settings.blocks)
+    progress.step((min(MOST_AT_EQUAL_RATE, len(participants)) - len(keys)) * 2 * settings.blocks)
     if len(keys) < 2:
         return
     rate = round(EQUAL_SHARE * min(file_report.typical(result, key, "rate") for key in keys))
     chosen = [p for p in participants if p.key in keys]
     result["equal_rate"] = result | {"rate": rate, "runs": [], "failures": {}, "equal_rate": None,
                                      "participants": [{"key": p.key, "label": p.label} for p in chosen]}
-    measure_passes(settings, cell, chosen, result["equal_rate"], record, progress, rate)
+    measure_passes(settings, cell, chosen, result["equal_rate"], record, progress, settings.blocks, rate)
 
 
 def measure_cell(settings, cell, record, progress):
-    participants = participants_of(cell, settings.all_servers)
+    participants = chosen_participants(settings, cell)
     result = {"cell": cell.name, "table": cell.table, "title": cell.title, "connections": cell.connections,
               "files": cell.files, "size": cell.workload.size, "random": cell.workload.random,
               "participants": [{"key": p.key, "label": p.label} for p in participants],
@@ -427,9 +453,11 @@ def measure_cell(settings, cell, record, progress):
     record.data["cells"].append(result)
     if cell.impossible:
         return
-    measure_passes(settings, cell, participants, result, record, progress)
+    measure_passes(settings, cell, participants, result, record, progress, blocks_at_peak(cell, settings))
     if has_equal_rate(cell, settings):
         measure_at_equal_rate(settings, cell, participants, result, record, progress)
+    result["whole"] = True
+    record.save()
 
 
 # ---- The whole of it ---------------------------------------------------------------------------------------------
@@ -449,6 +477,10 @@ def parse(words):
     parser.add_argument("--full", action="store_true", help="all cells: hours")
     parser.add_argument("--cell", action="append", metavar="GLOB",
                         help="only these cells, with all their servers: cached/random-4K/100, 'cold-*/random-4K/*'")
+    parser.add_argument("--brief", action="store_true", help="the selection of make compare: minutes")
+    parser.add_argument("--resume", action="store_true",
+                        help="keep the cells of an earlier run that were measured whole: with these settings, by these "
+                             "programs, on this machine")
     parser.add_argument("--list", action="store_true", help="name the cells and end")
     settings = parser.parse_args(words)
     settings.blocks = settings.blocks or (4 if settings.full else 3)
@@ -462,26 +494,44 @@ def parse(words):
 
 
 def count_runs(settings, cells):
-    return sum(2 * settings.blocks * (len(participants_of(cell, settings.all_servers)) +
-                                      (MOST_AT_EQUAL_RATE if has_equal_rate(cell, settings) else 0))
-               for cell in cells if not cell.impossible)
+    """At most: a cell may have fewer contenders at an equal rate."""
+    def of(cell):
+        everybody = len(chosen_participants(settings, cell))
+        contenders = min(MOST_AT_EQUAL_RATE, everybody) if has_equal_rate(cell, settings) else 0
+        return 2 * blocks_at_peak(cell, settings) * everybody + 2 * settings.blocks * contenders
+    return sum(of(cell) for cell in cells if not cell.impossible)
+
+
+def programs(settings):
+    names = {p.program for p in (SYNC, INLINE, READ, ZERO_COPY)}
+    return machine.digest([settings.build / name for name in sorted(names | {"load"})])
 
 
 def describe_plan(settings, cells, thinned):
     runs = count_runs(settings, cells)
     guess = settings.seconds + settings.warmup + 0.35  # for starting, connecting, stopping, evicting
     facts = machine.facts(settings.data)
-    pins = (f"server on CPU {settings.server_cpu}, generator on CPU {settings.load_cpu}"
-            if settings.server_cpu is not None else
-            "NOT PINNED: there are fewer than 2 CPUs, and server and generator take them from each other")
     return {
-        "machine": facts, "pins": pins, "server_cpu": settings.server_cpu,
+        "machine": facts, "pins": machine.pins(), "server_cpu": settings.server_cpu,
         "settings": {"blocks": settings.blocks, "seconds": settings.seconds, "warmup": settings.warmup,
-                     "full": settings.full, "cell": settings.cell},
+                     "full": settings.full, "cell": settings.cell, "brief": settings.brief},
+        "programs": programs(settings),
         "planned": len([cell for cell in cells if not cell.impossible]), "runs": runs,
         "estimate_seconds": runs * guess, "guess_seconds": guess, "thinned": thinned,
         "complete": False, "cells": [],
     }
+
+
+def begin(settings, cells, thinned):
+    """The record, and the cells that are still to be measured."""
+    path = settings.results / "results.json"
+    data = describe_plan(settings, cells, thinned)
+    data["cells"] = measured_whole(path, data) if settings.resume else []
+    done = {result["cell"] for result in data["cells"]}
+    left = [cell for cell in cells if cell.name not in done]
+    data["runs"] = count_runs(settings, left)
+    data["estimate_seconds"] = data["runs"] * data["guess_seconds"]
+    return Record(path, data), left
 
 
 def interrupt_on_sigterm():
@@ -521,7 +571,7 @@ def main(words):
     try:
         settings.results.mkdir(parents=True, exist_ok=True)
         make_files(settings, [cell for cell in cells if not cell.impossible])
-        record = Record(settings.results / "results.json", describe_plan(settings, cells, thinned))
+        record, cells = begin(settings, cells, thinned)
         print(file_report.head_text(record.data), flush=True)
         complete = measure(settings, cells, record, Progress(record.data["runs"], record.data["guess_seconds"]))
         print(file_report.end_text(record.data))

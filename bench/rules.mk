@@ -10,6 +10,12 @@
 #   bench/ladder.py              climbs the echo server's ladder; its data goes to build/ladder
 #   bench/soak.py                keeps a server under load and watches it; its CSV and picture go to build/soak
 #   bench/echo_servers.py        compares the echo servers; its data goes to build/bench-echo
+#   bench/linked.py              linked chains against steps driven by completions; its data goes to build/bench-linked
+#   build/ordering               three ways to put an fsync behind its writes; its data goes to build/bench-ordering
+#   build/ceilings               what a bare recv and send cost, and copying memory; bench/ceilings.py adds perf's view
+#   bench/mixed.py               echoes while cold files are read; its data goes to build/bench-mixed
+#   bench/file_copy.py           a cold file copied by io_uring, cp and dd; its data goes to build/bench-copy
+#   bench/compare.py             all of them, and one report: build/report
 #
 # liburing is what both compare with, where it is installed. Its static library, so that calling it costs no detour
 # through a table: its best case. The version comes from the pkgconfig file beside it.
@@ -94,5 +100,61 @@ ladder: all  ## the echo server, one idea of io_uring more at each rung: make la
 soak: all  ## a server under mixed load, watched: make soak [SERVER=m3|m2|zc|epoll|…] [MINUTES=10]
 	@python3 -B bench/soak.py --build $(B) --results $(B)/soak $(if $(SERVER),--server '$(SERVER)') \
 	  $(if $(MINUTES),--minutes $(MINUTES))
+
+# BLOCKS and SECONDS as above; bench/linked.py.
+.PHONY: bench-linked
+bench-linked: all  ## linked chains against the same steps driven by completions: enters, CPU time, latency
+	@python3 -B bench/linked.py --build $(B) --results $(B)/bench-linked $(if $(BLOCKS),--blocks $(BLOCKS)) \
+	  $(if $(SECONDS),--seconds $(SECONDS))
+
+# The log of m4_ordered_log, driven directly. Its file is written to DATA, or to the build folder.
+$(eval $(call binary,release,ordering,bench/ordering.cpp $(COMMON)))
+EVERYTHING += $(call objects,release,bench/ordering.cpp)
+
+.PHONY: bench-ordering
+bench-ordering: $(dir_release)/ordering  ## wait, drain, link: what puts an fsync behind its writes: make bench-ordering [DATA=folder]
+	@mkdir -p $(B)/bench-ordering
+	@$< --folder '$(or $(DATA),$(B))' --json $(B)/bench-ordering/results.json $(if $(BLOCKS),--blocks $(BLOCKS))
+
+$(eval $(call binary,release,ceilings,bench/ceilings.cpp))
+EVERYTHING += $(call objects,release,bench/ceilings.cpp)
+
+.PHONY: bench-ceilings bench-mixed bench-copy
+bench-ceilings: all $(dir_release)/ceilings  ## what a bare recv and send cost here, and where the servers' CPU time goes
+	@python3 -B bench/ceilings.py --build $(B) --results $(B)/bench-ceilings
+
+bench-mixed: all  ## echoes while cold files are read, in one process: make bench-mixed [FULL=1] [CELL=mixed/64]
+	@python3 -B bench/mixed.py --build $(B) --results $(B)/bench-mixed $(BENCH_FILE)
+
+bench-copy: all  ## a cold file copied by io_uring, cp and dd: make bench-copy [SIZE=512M] [DATA=folder]
+	@python3 -B bench/file_copy.py --build $(B) --results $(B)/bench-copy $(if $(SIZE),--size $(SIZE)) \
+	  $(if $(BLOCKS),--blocks $(BLOCKS)) $(if $(DATA),--data '$(DATA)')
+
+# Everything, one after another: bench/compare.md. What cannot be built here (no Google Benchmark, no liburing) is a row
+# that says so.
+COMPARE = --build $(B) --report $(B)/report $(foreach section,$(SECTION),--section $(section)) \
+  $(if $(DATA),--data '$(DATA)')
+COMPARE_MUST := $(addprefix $(dir_release)/,ceilings bench_zero_copy ordering)
+COMPARE_MAY := $(addprefix $(dir_release)/,nop_round_trips bench_instructions)
+
+.PHONY: compare run-compare compare-full run-compare-full compare-programs keep-report
+compare: deps-bench  ## all comparisons in eight minutes, and build/report/index.html: make compare [SECTION='echo files']
+	@$(MAKE) run-compare
+compare-full: deps-bench  ## all of everything, in hours; goes on where it was interrupted
+	@$(MAKE) run-compare-full
+run-compare: compare-programs
+	@python3 -B bench/compare.py $(COMPARE)
+run-compare-full: compare-programs
+	@python3 -B bench/compare.py $(COMPARE) --full --resume
+compare-programs: all $(COMPARE_MUST)
+	@$(MAKE) --keep-going $(COMPARE_MAY) || true
+
+# A report that is kept: without the page, and the raw data packed. NAME says what kind of machine it is from.
+keep-report:  ## build/report becomes docs/results/NAME: make keep-report NAME=2-cpu-kvm-linux-6.18
+	@test -n '$(NAME)' || { echo 'make keep-report NAME=kind-of-machine' >&2; exit 2; }
+	@rm -rf 'docs/results/$(NAME)' && mkdir -p 'docs/results/$(NAME)'
+	@cp $(B)/report/report.md $(B)/report/results.json $(wildcard $(B)/report/*.svg) 'docs/results/$(NAME)'
+	@tar -C $(B)/report -cJf 'docs/results/$(NAME)/raw.tar.xz' raw
+	@du -sh 'docs/results/$(NAME)'
 
 -include bench/load/rules.mk

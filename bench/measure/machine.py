@@ -1,8 +1,10 @@
 """Which machine this is: what a reader must know before a number means anything."""
 
+import hashlib
 import os
 import pathlib
 import platform
+import resource
 import subprocess
 from datetime import datetime, timezone
 
@@ -11,6 +13,14 @@ def measuring_cpus():
     """(server's, generator's): the first two CPUs that we may use, or (None, None), unpinned, where there is one."""
     cpus = sorted(os.sched_getaffinity(0))
     return (cpus[0], cpus[1]) if len(cpus) >= 2 else (None, None)
+
+
+def pins():
+    """The same in words."""
+    server, generator = measuring_cpus()
+    if server is None:
+        return "NOT PINNED: there are fewer than 2 CPUs, and server and generator take them from each other"
+    return f"server on CPU {server}, generator on CPU {generator}"
 
 
 def facts(data=None):
@@ -76,8 +86,8 @@ def mitigations(folder="/sys/devices/system/cpu/vulnerabilities"):
 
 def file_system(folder):
     """The mount below which `folder` lies: the longest mount point that is above it."""
-    folder = os.path.realpath(folder)
-    found = {"folder": folder, "type": "unknown", "device": "unknown", "readahead_kb": "unknown"}
+    shown, folder = str(folder), os.path.realpath(folder)
+    found = {"folder": shown, "type": "unknown", "device": "unknown", "readahead_kb": "unknown"}
     longest = -1
     for line in pathlib.Path("/proc/self/mountinfo").read_text().splitlines():
         before, _, after = line.partition(" - ")
@@ -91,6 +101,51 @@ def file_system(folder):
             found |= {"type": kind, "device": device,
                       "readahead_kb": int(readahead.read_text()) if readahead.exists() else "unknown"}
     return found
+
+
+def hypervisor():
+    """What kind of virtual machine this is, as lscpu(1) calls it; None of a real one."""
+    try:
+        lines = subprocess.run(["lscpu"], capture_output=True, text=True, check=True,
+                               env=os.environ | {"LC_ALL": "C"}).stdout.splitlines()
+        return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("Hypervisor vendor:")), None)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+LIMITS = {  # what decides how many connections, how much locked memory, and what may be looked at
+    "somaxconn": "/proc/sys/net/core/somaxconn",
+    "tcp_congestion_control": "/proc/sys/net/ipv4/tcp_congestion_control",
+    "io_uring_disabled": "/proc/sys/kernel/io_uring_disabled",
+    "perf_event_paranoid": "/proc/sys/kernel/perf_event_paranoid",
+    "transparent_hugepage": "/sys/kernel/mm/transparent_hugepage/enabled",
+}
+
+
+def limits():
+    """{name: text}; what this kernel does not have is left out."""
+    def text_of(number):
+        return "unlimited" if number == resource.RLIM_INFINITY else str(number)
+    found = {"user": "root" if os.geteuid() == 0 else "not root",
+             "descriptors": text_of(resource.getrlimit(resource.RLIMIT_NOFILE)[1]),
+             "locked_memory": text_of(resource.getrlimit(resource.RLIMIT_MEMLOCK)[0])}
+    for name, path in LIMITS.items():
+        try:
+            found[name] = pathlib.Path(path).read_text().strip()
+        except OSError:
+            pass
+    return found
+
+
+def digest(paths):
+    """Of what these files contain. Another program is another measurement, whatever its commit says."""
+    total = hashlib.sha256()
+    for path in paths:
+        try:
+            total.update(hashlib.sha256(pathlib.Path(path).read_bytes()).digest())
+        except OSError:
+            total.update(b"not there")
+    return total.hexdigest()[:16]
 
 
 def commit():

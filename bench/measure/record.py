@@ -25,6 +25,21 @@ class Record:
         os.replace(beside, self.path)
 
 
+def measured_whole(path, plan):
+    """The cells of an earlier run that need not be measured again: measured whole, in the way that `plan` says, by the
+    same programs, on this kernel and CPU. What cannot be read is nothing."""
+    def how(data):
+        return [data["settings"], data["programs"], data["pins"],
+                *(data["machine"][key] for key in ("kernel", "cpu", "cpus", "mitigations"))]
+    try:
+        with open(path, encoding="utf-8") as file:
+            earlier = json.load(file)
+        same = how(earlier) == json.loads(json.dumps(how(plan)))
+        return [cell for cell in earlier["cells"] if same and cell.get("whole") and not cell["failures"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
 class Progress:
     """On a terminal one line that is written over; elsewhere a line for each cell."""
 

@@ -16,7 +16,8 @@ import signal
 import sys
 import time
 
-RATES = {"sync": 900, "inline": 1000, "pool": 1500, "sendfile": 800, "read": 1800, "fixed": 2000}
+RATES = {"sync": 900, "inline": 1000, "pool": 1500, "sendfile": 800, "read": 1800, "fixed": 2000, "zero-copy": 1600}
+DEFAULT_IO = {"sync_file_server": "sync", "m4_zero_copy": "zero-copy"}
 COUNTERS = {"requests": 1000, "syscalls": 2000, "bytes_out": 4096000, "errors": 0, "leaks": 0}
 
 
@@ -28,7 +29,7 @@ def serve(program, words):
     if is_asked("FAKE_DEAD", program):
         sys.exit("cannot create a ring: Operation not permitted")
     signal.signal(signal.SIGTERM, lambda *_: end(program))
-    kind = words[words.index("--io") + 1] if "--io" in words else "sync" if program.startswith("sync") else "fixed"
+    kind = words[words.index("--io") + 1] if "--io" in words else DEFAULT_IO.get(program, "fixed")
     # The port tells the generator whom it asks; nobody connects to it.
     print(f"listening 127.0.0.1:{RATES[kind]}", flush=True)
     if is_asked("FAKE_DIES_LATER", program):

@@ -65,6 +65,20 @@ class EchoOrchestration(unittest.TestCase):
         self.assertIn("--rate 700", words)
         self.assertIn("both at 700 msg/s, 70 % of the lower peak", done.stdout)
 
+    def test_a_cell_that_was_measured_whole_is_not_measured_again_and_one_that_was_not_is(self):
+        words = ("--cell", "unix/64/1", "--cell", "unix/64/16", "--blocks", "1", "--resume")
+        self.measure(*words)
+        before = self.results()
+        self.assertEqual([cell["whole"] for cell in before["cells"]], [True, True])
+        before["cells"][1].pop("whole")
+        (self.folder / "results" / "results.json").write_text(json.dumps(before))
+        self.assertEqual(self.measure(*words).returncode, 0)
+        after = self.results()
+        self.assertTrue(after["complete"])
+        self.assertEqual([cell["cell"] for cell in after["cells"]], ["unix/64/1", "unix/64/16"])
+        self.assertEqual(after["cells"][0], before["cells"][0])
+        self.assertNotEqual(after["cells"][1]["runs"], before["cells"][1]["runs"])  # their commands name other sockets
+
     def test_passes_run_forward_and_then_backward(self):
         self.measure("--cell", "unix/64/16", "--blocks", "1")
         runs = self.results()["cells"][0]["runs"]

@@ -13,7 +13,7 @@ import unittest
 HERE = pathlib.Path(__file__).resolve().parent
 TREE = HERE.parent.parent
 SCRIPT = TREE / "bench" / "file_servers.py"
-PROGRAMS = ("load", "fio", "sync_file_server", "epoll_file_server", "m2_file_server")
+PROGRAMS = ("load", "fio", "sync_file_server", "epoll_file_server", "m2_file_server", "m4_zero_copy")
 PATIENCE = 120
 
 
@@ -47,21 +47,32 @@ class Orchestration(unittest.TestCase):
     def test_a_cell_has_a_row_for_each_server_and_its_ratios(self):
         done = self.measure("--cell", "cached/whole-10M/1", "--blocks", "3")
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
-        for label in ("sync", "epoll inline", "epoll pool 64", "epoll sendfile", "io_uring read", "io_uring fixed"):
+        for label in ("sync", "epoll inline", "epoll pool 64", "epoll sendfile", "io_uring read", "io_uring fixed", "io_uring zero copy"):
             self.assertIn(f"\n  {label} ", done.stdout)
         # The fake's pools make 1500 and its io_uring server 2000.
         self.assertRegex(done.stdout, r"io_uring fixed ÷ epoll pool \d+, rate +1\.33 \[1\.33, 1\.33\] +io_uring better")
         data = self.results()
         self.assertTrue(data["complete"])
-        self.assertEqual(len(data["cells"][0]["runs"]), 8 * 6)
+        self.assertEqual(len(data["cells"][0]["runs"]), 9 * 6)
 
     def test_the_best_are_measured_again_at_a_rate_that_all_can_hold(self):
         done = self.measure("--cell", "cached/whole-10M/1", "--blocks", "1")
         equal = self.results()["cells"][0]["equal_rate"]
         self.assertEqual(equal["rate"], 1050)  # 70 % of the pool's 1500
-        self.assertEqual({run["participant"] for run in equal["runs"]} & {"fixed", "read", "inline"}, {"fixed", "read"})
+        self.assertEqual({run["participant"] for run in equal["runs"]} & {"fixed", "read", "zero-copy", "inline"},
+                         {"fixed", "read"})
         self.assertIn("--rate 1050", equal["runs"][0]["commands"]["load"])
         self.assertIn("all at 1,050 req/s", done.stdout)
+
+    def test_a_cell_that_was_measured_whole_is_not_measured_again(self):
+        words = ("--cell", "open-close/whole-4K/16", "--blocks", "1", "--resume")
+        self.measure(*words)
+        before = self.results()
+        self.assertEqual(self.measure(*words).returncode, 0)
+        self.assertEqual(self.results()["cells"], before["cells"])
+        self.assertTrue(self.results()["complete"])
+        self.measure(*words, "--seconds", "0.02")  # another measurement
+        self.assertNotEqual(self.results()["cells"], before["cells"])
 
     def test_passes_run_forward_and_then_backward(self):
         self.measure("--cell", "open-close/whole-4K/16", "--blocks", "1")

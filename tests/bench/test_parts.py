@@ -239,11 +239,23 @@ class Report(unittest.TestCase):
         self.assertIn("all at 70 req/s", text)
         self.assertRegex(text, r"fixed ÷ pool-16, per CPU-second +2\.00 \[2\.00, 2\.00\] +io_uring better")
 
+    def test_the_goal_of_a_cached_cell_is_decided_at_the_equal_rate_where_there_is_one(self):
+        cell = a_cell("cached/whole-4K/100", {"inline": (100, 10), "fixed": (120, 20)})
+        self.assertRegex(file_report.goal_lines({"cells": [cell]})[0], "per CPU-second +>= .* 0.50 .* missed")
+        cell["equal_rate"] = a_cell("cached/whole-4K/100", {"inline": (70, 14), "fixed": (70, 7)})
+        self.assertRegex(file_report.goal_lines({"cells": [cell]})[0], "at an equal rate .* 2.00 .* met")
+
     def test_where_the_baseline_is_better_is_listed(self):
         cell = a_cell("cached/random-4K/100", {"inline": (100, 10), "read": (100, 10), "fixed": (50, 20)})
         data = {"cells": [cell], "server_cpu": 0, "complete": True}
         text = file_report.end_text(data)
         self.assertRegex(text, r"cached/random-4K/100 +fixed ÷ inline, rate +0\.50")
+
+    def test_what_a_server_says_in_each_run_with_other_numbers_is_said_once(self):
+        cell = a_cell("cached/random-4K/100", {"fixed": (50, 20)})
+        for number, run in enumerate(cell["runs"]):
+            run["said"] = f"{number} sends were copied"
+        self.assertEqual(file_report.remarks({"cells": [cell]}), ["fixed said: 0 sends were copied"])
 
     def test_a_busy_machine_is_named(self):
         cell = a_cell("cached/random-4K/100", {"fixed": (50, 20)}, disturbed=True)
