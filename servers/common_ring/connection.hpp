@@ -120,6 +120,7 @@ struct Connection {
   bool peer_finished = false;  // it sent FIN
   bool preempted = false;      // its send is being cancelled: others need the buffer
   bool stalled = false;        // holds no buffers, until its socket takes more
+  bool takes_more = false;     // which it does; the poll that said so is being cancelled
   bool copy_next = false;      // its next send copies: the kernel had no memory to do without
   bool reset = false;          // to be closed by RST
   std::size_t send_size = 0;   // bytes of the send in flight

@@ -310,14 +310,13 @@ void FileServer::send(Connection& connection) {
 
 // The same without a copy, for one piece that is large enough: the kernel keeps the buffer (loans.hpp).
 void FileServer::send_lent(Connection& connection) {
-  const uring::Buffer& buffer = std::exchange(connection.lending, nullptr)->buffer;
+  Loan& loan = loans_.lend(std::exchange(connection.lending, nullptr)->buffer, connection);
   const iovec& piece = connection.pieces[0];
   ++connection.pending;
-  connection.sending = operations_.start(
-      Kind::lend, {.loan = &loans_.lend(buffer, connection)}, [&](io_uring_sqe& sqe, Token token) {
-        loans_.prepare(sqe, connection.fd, buffer, static_cast<std::byte*>(piece.iov_base),
-                       static_cast<std::uint32_t>(piece.iov_len), token);
-      });
+  connection.sending = operations_.start(Kind::lend, {.loan = &loan}, [&](io_uring_sqe& sqe, Token token) {
+    loans_.prepare(sqe, loan, connection.fd, static_cast<const std::byte*>(piece.iov_base),
+                   static_cast<std::uint32_t>(piece.iov_len), token);
+  });
 }
 
 // Two completions: the first is the send's, like any other. When the second comes, the connection may be long
@@ -422,17 +421,36 @@ void FileServer::mark_sent(Connection& connection, std::size_t bytes) {
 // Its send was cancelled because others need the buffers. It keeps none until its socket takes more.
 void FileServer::stall(Connection& connection) {
   connection.stalled = true;
+  connection.takes_more = false;
   if (connection.reads == 0) give_buffers_back(connection);
+  wait_until_writable(connection, false);
+}
+
+// A poll for POLLOUT also ends when the client has finished sending (POLLRDHUP, which io_uring adds to every poll), and
+// then at once, each time. So the second one is a multishot (5.13), which says what is there once, and then what is
+// new.
+void FileServer::wait_until_writable(Connection& connection, bool again) {
   connection.polling = start(Kind::writable, connection, [&](io_uring_sqe& sqe, Token token) {
-    uring::prep::poll_add(sqe, connection.fd, POLLOUT, token);
+    if (again) {
+      uring::prep::poll_multishot(sqe, connection.fd, POLLOUT, token);
+    } else {
+      uring::prep::poll_add(sqe, connection.fd, POLLOUT, token);
+    }
   });
 }
 
-void FileServer::on_writable(Connection& connection, int result) {
-  connection.polling.reset();
+void FileServer::on_writable(Connection& connection, int result, std::uint32_t flags) {
+  const bool ended = (flags & IORING_CQE_F_MORE) == 0;
+  if (ended) connection.polling.reset();
   if (connection.state == Connection::State::closing) return;
-  if (result < 0) return fail(connection);
-  go_on_if_writable(connection);  // also after POLLERR: the next send says what is wrong
+  if (result < 0 && result != -ECANCELED) return fail(connection);
+  // POLLERR and POLLHUP as well: the next send says what is wrong.
+  if (result >= 0 && (result & (POLLOUT | POLLERR | POLLHUP)) != 0) {
+    if (!std::exchange(connection.takes_more, true) && !ended) cancel(connection, *connection.polling);
+  }
+  if (!ended) return;
+  if (!connection.takes_more) return wait_until_writable(connection, true);
+  go_on_if_writable(connection);
 }
 
 // Reads that were under way when it stalled are waited for, so that the chunks stay in order.

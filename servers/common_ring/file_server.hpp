@@ -92,6 +92,8 @@ class FileServer {
     return operations_.start(kind, {.connection = &connection}, fill);
   }
   void cancel(Connection& connection, uring::Token target);
+  void cancel_all(Connection& connection);
+  void on_cancelled(Connection& connection, int result);
   void dispatch_connection(Kind kind, Connection& connection, int result, std::uint32_t flags);
   void on_received(Connection& connection, int result, std::uint32_t flags);
   void on_closed(Connection& connection, int result);
@@ -131,7 +133,8 @@ class FileServer {
   void on_sent(Connection& connection, int result);
   void mark_sent(Connection& connection, std::size_t bytes);
   void stall(Connection& connection);
-  void on_writable(Connection& connection, int result);
+  void wait_until_writable(Connection& connection, bool again);
+  void on_writable(Connection& connection, int result, std::uint32_t flags);
   void go_on_if_writable(Connection& connection);
   void give_buffers_back(Connection& connection);
   void drop_chunks(Job& job);

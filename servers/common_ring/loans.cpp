@@ -36,16 +36,17 @@ Loan& Loans::lend(const uring::Buffer& buffer, Connection& sender) {
   assert(loan.sender == nullptr);
   if (loan.due == 0) ++lent_;
   loan.sender = &sender;
+  loan.reports = reports_usage_;
   ledger_.lend(buffer.index());
   return loan;
 }
 
 // MSG_WAITALL as for a send that copies: one completion when all is queued, however often the socket fills up.
-void Loans::prepare(io_uring_sqe& sqe, int fd, const uring::Buffer& buffer, const std::byte* from,
-                    std::uint32_t bytes, uring::Token token) const noexcept {
-  const std::uint16_t report = reports_usage_ ? uring::abi::send_zc_report_usage : std::uint16_t{0};
+void Loans::prepare(io_uring_sqe& sqe, const Loan& loan, int fd, const std::byte* from, std::uint32_t bytes,
+                    uring::Token token) const noexcept {
+  const std::uint16_t report = loan.reports ? uring::abi::send_zc_report_usage : std::uint16_t{0};
   if (pool_.registered()) {
-    uring::prep::send_zc_fixed(sqe, fd, from, bytes, MSG_WAITALL, report, buffer.index(), token);
+    uring::prep::send_zc_fixed(sqe, fd, from, bytes, MSG_WAITALL, report, slot_of(loan), token);
   } else {
     uring::prep::send_zc(sqe, fd, from, bytes, MSG_WAITALL, report, token);
   }
@@ -53,14 +54,13 @@ void Loans::prepare(io_uring_sqe& sqe, int fd, const uring::Buffer& buffer, cons
 
 Connection& Loans::sent(Loan& loan, int& result, std::uint32_t flags) {
   Connection& sender = *std::exchange(loan.sender, nullptr);
-  const auto slot = static_cast<std::uint16_t>(&loan - loans_.data());
   if (result > 0) ++sends_;
   if ((flags & IORING_CQE_F_MORE) != 0) {
     ++loan.due;
     ++due_;
     if (result <= 0) ++loan.for_nothing;
   } else {
-    ledger_.let_go(slot);
+    ledger_.let_go(slot_of(loan));
     settle(loan);
   }
   switch (result) {
@@ -68,7 +68,7 @@ Connection& Loans::sent(Loan& loan, int& result, std::uint32_t flags) {
     case -EINVAL:
     case -ENOMEM:
     case -ENOBUFS:
-      refused(sender, std::exchange(result, 0));
+      refused(loan, sender, std::exchange(result, 0));
       break;
     default:
       break;
@@ -86,7 +86,7 @@ void Loans::notified(Loan& loan, int result) {
   }
   --loan.due;
   --due_;
-  ledger_.let_go(static_cast<std::uint16_t>(&loan - loans_.data()));
+  ledger_.let_go(slot_of(loan));
   settle(loan);
 }
 
@@ -102,8 +102,8 @@ void Loans::settle(Loan& loan) {
 
 // Which of them is a matter of this kind of socket or kernel, and so of all sends to come, and which of this
 // moment: memory comes back.
-void Loans::refused(Connection& sender, int result) {
-  if (result == -EINVAL && reports_usage_) {  // 6.0 and 6.1 do not know that flag
+void Loans::refused(const Loan& loan, Connection& sender, int result) {
+  if (result == -EINVAL && loan.reports) {  // 6.0 and 6.1 do not know that flag
     reports_usage_ = false;
     return;
   }

@@ -37,6 +37,7 @@ struct Connection;
 struct Loan {
   Connection* sender = nullptr;  // from the send to its own completion; not to its notification
   unsigned due = 0;              // notifications that are still to come
+  bool reports = false;          // the last send asked for a report
   unsigned for_nothing = 0;      // of them, those of sends that failed: their report means nothing
   uring::Buffer kept{};          // nobody needs it any more, but it is lent
 };
@@ -63,11 +64,12 @@ class Loans {
     return enabled_ && bytes >= threshold_ && lent_ < pool_.capacity() / 2;
   }
 
-  /// Prepares a zero-copy send (6.0) of `bytes` bytes at `from`, which lie in `buffer`, and lends it. One send
-  /// at a time out of a buffer. CQEs: to sent(), then, if that one had F_MORE, to notified().
+  /// Lends a buffer to a zero-copy send (6.0), one at a time. CQEs: to sent(), then, if that one had F_MORE, to
+  /// notified().
   Loan& lend(const uring::Buffer& buffer, Connection& sender);
-  void prepare(io_uring_sqe& sqe, int fd, const uring::Buffer& buffer, const std::byte* from,
-               std::uint32_t bytes, uring::Token token) const noexcept;
+  /// Prepares that send, of `bytes` bytes at `from`, which lie in the buffer.
+  void prepare(io_uring_sqe& sqe, const Loan& loan, int fd, const std::byte* from, std::uint32_t bytes,
+               uring::Token token) const noexcept;
 
   /// The send's own completion. `result` becomes 0 where the kernel refused to send this way: nothing is sent,
   /// and the next send copies. Returns who sent it.
@@ -90,8 +92,11 @@ class Loans {
 
  private:
   void settle(Loan& loan);
-  void refused(Connection& sender, int result);
+  void refused(const Loan& loan, Connection& sender, int result);
   Loan& loan_of(const uring::Buffer& buffer) noexcept { return loans_[buffer.index()]; }
+  std::uint16_t slot_of(const Loan& loan) const noexcept {
+    return static_cast<std::uint16_t>(&loan - loans_.data());
+  }
 
   uring::BufferPool& pool_;
   bool wanted_;

@@ -3,7 +3,10 @@
 
 #include <sys/statfs.h>
 
+#include <chrono>
+#include <list>
 #include <memory>
+#include <thread>
 
 #include "tests/integration/file_server_support.hpp"
 
@@ -203,4 +206,24 @@ FILE_SERVER_TEST("file servers: what is counted as a request is an answer that w
   CHECK(leaves.receive_exactly(1000).size() == 1000);
   leaves.reset();
   CHECK(server.check_clean_end(client).counters.requests == 9);
+}
+
+// A poll for POLLOUT ends for who has half-closed, too. Such a reader took a buffer, blocked, was preempted, and so on.
+FILE_SERVER_TEST("file servers: slow readers who have finished sending starve nobody either",
+                 POOL_FILE_SERVERS) {
+  FileServer server(variant, "--buffers 2 --buffer-size 4K");
+  std::list<tests::Client> stalled;
+  for (int i = 0; i < 6; ++i) {
+    stalled.emplace_back(server.where(), small_window);
+    stalled.back().send_all("GET " + file_of(large) + "\nGET " + file_of(large) + "\n");
+    stalled.back().half_close();
+    CHECK(stalled.back().has_something());
+  }
+  std::this_thread::sleep_for(500ms);  // until their sockets are full
+  tests::Client victim(server.where());
+  const auto begin = std::chrono::steady_clock::now();
+  for (int i = 0; i < 60; ++i) REQUIRE(serves(victim, file_of(65536)));  // a thousand buffers
+  CHECK(std::chrono::steady_clock::now() - begin < 12s);  // half a minute, when they took turns
+  for (tests::Client& one : stalled) one.reset();
+  server.check_clean_end(victim);
 }

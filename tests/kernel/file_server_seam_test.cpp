@@ -10,6 +10,7 @@
 #include <ctime>
 #include <filesystem>
 #include <future>
+#include <list>
 #include <optional>
 #include <string>
 #include <thread>
@@ -394,4 +395,38 @@ TEST_CASE("file server: operations that the kernel has no memory for fail one by
   CHECK(seam.refused > 0);
   REQUIRE(!outcome.by_force);  // or they would wait for what nobody closes
   for (tests::Client& client : clients) CHECK(client.receive_to_end() == "");
+}
+
+TEST_CASE(
+    "file server: a cancellation that comes a moment too soon is tried again, and nothing spins meanwhile") {
+  SKIP_WITHOUT_SEAM();
+  const std::string contents(20'000, 'x');
+  Seam seam;
+  Server server(seam, {.buffers = 2});
+  server.folder().write("file", contents);
+  seam.rule([sends = 0](const io_uring_sqe& sqe) mutable {
+    if (sqe.opcode == IORING_OP_SEND && sqe.len > 10'000) return sends++ < 2;
+    return sqe.opcode == IORING_OP_ASYNC_CANCEL;
+  });
+  std::list<tests::Client> clients;
+  for (std::size_t i = 0; i < 2; ++i) {
+    clients.emplace_back(server.where());
+    clients.back().send_all("GET file\n");
+    seam.held(i);
+  }
+  clients.emplace_back(server.where());
+  clients.back().send_all("GET file\n");
+  // The send is between two polls, so there is nothing to cancel; then it waits again.
+  server.complete(seam.held(2).user_data, -ENOENT);
+  const std::clock_t before = std::clock();
+  std::this_thread::sleep_for(500ms);
+  const std::clock_t spent = std::clock() - before;
+  CHECK(spent < CLOCKS_PER_SEC / 20);
+  CHECK(seam.count_held() > 3);  // one of the two is asked for its buffer again
+  for (std::size_t i = 3; i < seam.count_held(); ++i) server.complete(seam.held(i).user_data, -ENOENT);
+  seam.rule(nullptr);
+  for (std::size_t i = 0; i < 2; ++i) server.perform(seam.held(i));
+  for (tests::Client& client : clients) CHECK(client.receive_line() == "OK 20000\n");
+  clients.clear();
+  server.stop();
 }

@@ -519,4 +519,35 @@ TEST_CASE("a multishot receive on a Unix socket can miss a FIN behind 32 buffers
   CHECK(results(ring, 3).find("4:0") != std::string::npos);
 }
 
+TEST_CASE(
+    "a poll for POLLOUT ends at once when the peer has finished sending; a multishot one says so once") {
+  SKIP_WITHOUT_IO_URING();
+  SKIP_UNLESS(linux_at_least(5, 13), "multishot polls are of Linux 5.13");
+  int ends[2] = {-1, -1};
+  REQUIRE(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) == 0);
+  const uring::FileDescriptor here(ends[0]);
+  const uring::FileDescriptor there(ends[1]);
+  const std::string much(4096, 'x');
+  std::size_t queued = 0;
+  for (::ssize_t n = 0; (n = ::send(here.get(), much.data(), much.size(), MSG_DONTWAIT)) > 0;) {
+    queued += static_cast<std::size_t>(n);
+  }
+  REQUIRE(::shutdown(there.get(), SHUT_WR) == 0);
+  uring::Ring ring({.entries = 4});
+  prep::poll_add(next(ring), here.get(), POLLOUT, Token{1});
+  CHECK(results(ring, 1) == "1:" + std::to_string(POLLRDHUP));
+
+  prep::poll_multishot(next(ring), here.get(), POLLOUT, Token{2});
+  CHECK(results(ring, 1) == "2:" + std::to_string(POLLRDHUP));
+  CHECK(ring.submit_and_wait(1, a_while).ready == 0);  // once, and no more
+  std::string bytes(queued, ' ');
+  REQUIRE(::recv(there.get(), bytes.data(), bytes.size(), MSG_WAITALL) == static_cast<::ssize_t>(queued));
+  bool writable = false;
+  for (int turn = 0; turn < 10 && !writable; ++turn) {
+    ring.submit_and_wait(1, a_while);
+    ring.harvest([&](const io_uring_cqe& cqe) { writable = (cqe.res & POLLOUT) != 0; });
+  }
+  CHECK(writable);
+}
+
 }  // namespace

@@ -6,6 +6,7 @@
 
 #include <chrono>
 #include <csignal>
+#include <list>
 #include <string>
 #include <thread>
 #include <vector>
@@ -269,4 +270,28 @@ TEST_CASE("zero copy: a stop does not wait for ever for peers that acknowledge n
   const Outcome outcome = stage.server.stop();  // clean, though the notification never comes
   Server::check_clean(outcome);
   CHECK(std::chrono::steady_clock::now() - begin >= common_ring::patience_with_loans);
+}
+
+TEST_CASE(
+    "zero copy: a kernel before 6.2 that refuses the report of several sends at once sends without it") {
+  SKIP_WITHOUT_SEAM();
+  Seam seam;
+  Server server(seam, {.buffers = 8, .zero_copy_from = 4096});
+  server.folder().write("file", contents);
+  seam.rule([](const io_uring_sqe& sqe) {
+    return sqe.opcode == IORING_OP_SEND_ZC && (sqe.ioprio & uring::abi::send_zc_report_usage) != 0;
+  });
+  std::list<tests::Client> clients;
+  for (std::size_t i = 0; i < 2; ++i) {
+    clients.emplace_back(server.where());
+    clients.back().send_all("GET file\n");
+    seam.held(i);
+  }
+  for (std::size_t i = 0; i < 2; ++i) server.complete(seam.held(i).user_data, -EINVAL);
+  for (tests::Client& client : clients) CHECK(client.receive_exactly(answer.size()) == answer);
+  CHECK(seam.seen(IORING_OP_SEND_ZC) == 4);  // each of them once more, without the flag
+  clients.clear();
+  const Outcome outcome = server.stop();
+  server.check_clean(outcome);
+  CHECK(outcome.counters.zc_refused == 0);
 }
