@@ -12,11 +12,16 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
+#include <sys/wait.h>
 
 #include <array>
+#include <chrono>
 #include <cstdlib>
+#include <filesystem>
+#include <fstream>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "tests/kernel/prep_helpers.hpp"
 #include "tests/kernel/raw_ring.hpp"
@@ -519,8 +524,7 @@ TEST_CASE("a multishot receive on a Unix socket can miss a FIN behind 32 buffers
   CHECK(results(ring, 3).find("4:0") != std::string::npos);
 }
 
-TEST_CASE(
-    "a poll for POLLOUT ends at once when the peer has finished sending; a multishot one says so once") {
+TEST_CASE("a poll for POLLOUT ends at once when the peer has half-closed; a multishot one says so once") {
   SKIP_WITHOUT_IO_URING();
   SKIP_UNLESS(linux_at_least(5, 13), "multishot polls are of Linux 5.13");
   int ends[2] = {-1, -1};
@@ -548,6 +552,51 @@ TEST_CASE(
     ring.harvest([&](const io_uring_cqe& cqe) { writable = (cqe.res & POLLOUT) != 0; });
   }
   CHECK(writable);
+}
+
+namespace {
+
+/// In a process of its own, which has no workers yet: how many there are when `count` sends wait for peers that do not
+/// read, and have finished sending, or not.
+int workers_of_waiting_sends(unsigned count, bool finished) {
+  const ::pid_t pid = ::fork();
+  if (pid == 0) {
+    uring::Ring ring({.entries = 16});
+    std::vector<uring::FileDescriptor> sockets;
+    const std::string much(1 << 20, 'x');
+    for (unsigned i = 0; i < count; ++i) {
+      int ends[2] = {-1, -1};
+      if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) ::_exit(255);
+      sockets.emplace_back(ends[0]);
+      sockets.emplace_back(ends[1]);
+      if (finished) ::shutdown(ends[1], SHUT_WR);
+      prep::send(next(ring), ends[0], much.data(), static_cast<std::uint32_t>(much.size()), MSG_WAITALL,
+                 Token{i});
+    }
+    int workers = 0;
+    for (int turn = 0; turn < 20; ++turn) {  // task work included
+      ring.submit_and_wait(count, std::chrono::milliseconds(10));
+      workers = 0;
+      for (const auto& task : std::filesystem::directory_iterator("/proc/self/task")) {
+        std::ifstream stream(task.path() / "comm");
+        std::string name;
+        std::getline(stream, name);
+        workers += name.starts_with("iou-wrk") ? 1 : 0;
+      }
+    }
+    ::_exit(workers);
+  }
+  int status = 0;
+  ::waitpid(pid, &status, 0);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : 255;
+}
+
+}  // namespace
+
+TEST_CASE("a send that waits for a peer that has half-closed takes a worker thread; others take none") {
+  SKIP_WITHOUT_IO_URING();
+  CHECK(workers_of_waiting_sends(5, false) == 0);
+  CHECK(workers_of_waiting_sends(5, true) == 5);
 }
 
 }  // namespace
