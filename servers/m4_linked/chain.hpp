@@ -1,30 +1,35 @@
 // A chain: all that is done for one client, handed to the kernel before there is a client.
 //
-//            ──link──►                 ──link──►                 ──hard link──►
-//     ACCEPT           RECV (or READ)             SEND                           CLOSE
-//     into slot k      into the buffer of k       out of it                      of slot k
+//            ──link──►                 ──link──►                 ──link──►
+//     ACCEPT           RECV (or READ)             SEND                      CLOSE
+//     into slot k      into the buffer of k       out of it                 of slot k
 //        │                │                          │
 //        fails            fails, or is short         fails, or is short
 //        ▼                ▼                          ▼
-//     nothing is       SEND and CLOSE are         CLOSE runs nevertheless
-//     open             cancelled: slot k is
+//     nothing is       SEND and CLOSE are         CLOSE is cancelled: the answer is cut short,
+//     open             cancelled: slot k is       and slot k is still open, we reset and repair
 //                      still open, we repair
+//
+//     the repair, when there is somebody to reset:
+//                                            CONNECT to nowhere ──hard link──► CLOSE
 //
 // A later SQE cannot know what an earlier one returned. So everything is said in advance: the descriptor is a
 // slot of the ring's own table, since a slot has its number before there is a file in it; and the length is
 // fixed, with MSG_WAITALL, since SEND sends as many bytes as its SQE says, whatever RECV received.
 //
-// Why the links are not all hard ones: behind a hard link SEND would run after a short RECV as well, and send
-// what the buffer holds from the client before: another client's bytes. Why they are not all soft ones: a
-// client that vanishes while it is sent to would cancel CLOSE, and the slot would be gone for good.
+// Why none of the chain's links is a hard one: behind a hard link SEND would run after a short RECV as well, and
+// send what the buffer holds from the client before: another client's bytes. And CLOSE would run after a short
+// SEND, and end with a FIN an answer that is not whole: nobody could tell. So both are soft, and what they leave
+// open is closed by the repair. There the hard link is: TCP is reset by a CONNECT to nowhere, and the slot is
+// closed whether or not that succeeds. (It does not on a Unix-domain socket, which knows no reset: who is cut
+// off there sees the end of the stream, and must know the length.)
 //
 // Who keeps the books: the chain, not the SQE. With CQE_SKIP_SUCCESS on all but CLOSE a chain that goes well is
 // one CQE; one that breaks is the CQE of the link that broke it, and the cancelled ones behind it are silent.
 // So a chain is over
 //
 //     without the flag    when as many CQEs have come as there were SQEs
-//     with it             when CLOSE says how it went, or ACCEPT, RECV or READ says that it failed. (A SEND
-//                         that failed says so, and the CLOSE behind its hard link says the rest.)
+//     with it             when CLOSE says how it went, or ACCEPT, RECV, READ or SEND says that it failed
 //
 // Behind RECV and SEND there may be a LINK_TIMEOUT each, since a client that is silent, or does not read,
 // holds its chain; and the chains are all that there is.
@@ -161,8 +166,8 @@ unsigned prepare_chain(Batch& batch, const Work& work, const Chain& chain) noexc
   next([&](io_uring_sqe& sqe) { prepare_accept(sqe, work, chain); }, uring::prep::link);
   next([&](io_uring_sqe& sqe) { prepare_fetch(sqe, work, chain); }, uring::prep::link);
   if (work.has_timers() && !work.from_file()) next(timer(Step::fetch_timer), uring::prep::link);
-  next([&](io_uring_sqe& sqe) { prepare_send(sqe, chain); }, uring::prep::hardlink);
-  if (work.has_timers()) next(timer(Step::send_timer), uring::prep::hardlink);
+  next([&](io_uring_sqe& sqe) { prepare_send(sqe, chain); }, uring::prep::link);
+  if (work.has_timers()) next(timer(Step::send_timer), uring::prep::link);
   prepare_close(batch.take(), chain);
   return sqes + 1;
 }

@@ -13,8 +13,8 @@
 // `driven` is the same work, with the same slots and buffers and the same time-outs, in which each step is
 // prepared when the completion of the one before it has come: what a chain saves and costs is the difference.
 //
-// Stopping: the ACCEPTs are cancelled, all at once by their listener. A chain whose client is there ends by
-// itself, or is cut when the grace is over. Which clients are idle nobody can say here: how much a RECV with
+// Stopping: the ACCEPTs are cancelled, all at once by their listener, and then each that has survived. A chain
+// whose client is there ends by itself, or is cut when the grace is over, and its client is reset. Which clients are idle nobody can say here: how much a RECV with
 // MSG_WAITALL has received is known when it completes.
 //
 // Limit: if the kernel has no memory for a whole chain, it takes the first part of it, and the rest with the
@@ -45,7 +45,8 @@ using Time = Clock::time_point;
 inline constexpr std::chrono::milliseconds queue_again_after{100};
 /// How often the file's length is looked at.
 inline constexpr std::chrono::seconds look_again_after{1};
-/// How often what is still there is cancelled when the grace is over: a cancellation can come a moment too soon.
+/// How often what should end is cancelled, from the first signal on: a cancellation can come a moment too soon,
+/// while what it is meant for is about to look whether it must go on waiting.
 inline constexpr std::chrono::milliseconds cut_again_after{100};
 
 class ChainServer {
@@ -69,7 +70,7 @@ class ChainServer {
 
  private:
   // ---- The loop
-  int turn();
+  int turn(std::chrono::nanoseconds wait);
   std::chrono::nanoseconds wait_time() const;
   void keep_house();
   int end();
@@ -82,6 +83,7 @@ class ChainServer {
   void prepare_stage(Chain& chain, Step stage);
   void settle(Chain& chain);
   bool was_accepted(const Chain& chain) const noexcept;
+  bool is_cut_short(const Chain& chain) const noexcept;
   void settle_unaccepted(Chain& chain);
   void count(const Chain& chain);
   void repair(Chain& chain);
@@ -89,13 +91,14 @@ class ChainServer {
 
   // ---- The file, the stop, the words
   void look_at_file();
+  void look_again();
   void read_signal();
   void on_signal(int result);
   void begin_stop();
-  void cancel_accepts(Step step);
-  void cut();
+  bool cancel_accepts(Step step);
+  void call_back();
   template <class Fill>
-  void start(Step step, Fill&& fill);
+  bool start(Step step, Fill&& fill);
   void print_tables() const;
   std::uint64_t clients() const noexcept;
   void print_stats();
@@ -114,12 +117,13 @@ class ChainServer {
 
   common::StopProtocol stop_{};
   ::signalfd_siginfo signal_{};
+  bool reads_signal_ = false;  // a READ of the next one is with the kernel
   bool ended_ = false;
   int failure_ = 0;
   Time now_{};
   Time queue_again_at_{};
   Time look_at_{};
-  Time cut_at_{};
+  Time call_back_at_{};
   Time stats_at_{};
   Time stats_from_{};
   common::Counters counters_{};

@@ -37,14 +37,14 @@ inline int ChainServer::run() {
   read_signal();
   for (Chain& chain : chains_) queue(chain);
   while (stop_.serving() || busy_ > 0 || resting_ > 0) {
-    if (const int result = turn(); result < 0) return result;
+    if (const int result = turn(wait_time()); result < 0) return result;
     keep_house();
   }
   return end();
 }
 
-inline int ChainServer::turn() {
-  const int result = loop_.run_once([this](const io_uring_cqe& cqe) { on_cqe(cqe); }, wait_time());
+inline int ChainServer::turn(std::chrono::nanoseconds wait) {
+  const int result = loop_.run_once([this](const io_uring_cqe& cqe) { on_cqe(cqe); }, wait);
   now_ = Clock::now();
   if (result >= 0 && work_.linked && loop_.statistics().short_submits > 0) {
     std::fprintf(stderr, "the kernel took a part of a chain: nothing can be said about it any more\n");
@@ -60,15 +60,17 @@ inline std::chrono::nanoseconds ChainServer::wait_time() const {
   };
   if (resting_ > 0) until(queue_again_at_);
   if (file_ != nullptr && stop_.serving()) until(look_at_);
-  if (stop_.state() == common::StopProtocol::State::ending) until(cut_at_);
+  if (!stop_.serving()) until(call_back_at_);
+  if (!reads_signal_) until(now_ + queue_again_after);
   if (stats_seconds_ > 0) until(stats_at_);
   return wait;
 }
 
 inline void ChainServer::keep_house() {
   stop_.look_at_clock(now_);
-  if (stop_.state() == common::StopProtocol::State::ending && now_ >= cut_at_) cut();
-  if (file_ != nullptr && stop_.serving() && now_ >= look_at_) look_at_file();
+  if (!reads_signal_) read_signal();
+  if (!stop_.serving() && now_ >= call_back_at_) call_back();
+  if (file_ != nullptr && stop_.serving() && now_ >= look_at_) look_again();
   if (resting_ > 0 && now_ >= queue_again_at_) {
     resting_ = 0;
     for (Chain& chain : chains_) {
@@ -121,10 +123,10 @@ inline void ChainServer::queue(Chain& chain) {
   ++busy_;
 }
 
-// With CQE_SKIP_SUCCESS. A failed SEND is not the end: CLOSE follows, by its hard link. Nor is a timer, which on
-// 6.18 says nothing here even when it fires.
+// With CQE_SKIP_SUCCESS. Who speaks has failed, and silenced all behind it, or is the CLOSE of a chain that went
+// well. But a timer is no end: on 6.18 it says nothing here even when it fires.
 inline void ChainServer::on_linked(Chain& chain, Step step) {
-  if (step == Step::accept || step == Step::fetch || step == Step::close) settle(chain);
+  if (step != Step::fetch_timer && step != Step::send_timer) settle(chain);
 }
 
 // Without links: what the kernel would have done by itself.
@@ -135,7 +137,7 @@ inline void ChainServer::on_driven(Chain& chain) {
     case Step::fetch:
       return chain.is_whole(chain.result(Step::fetch)) ? prepare_stage(chain, Step::send) : settle(chain);
     case Step::send:
-      return prepare_stage(chain, Step::close);
+      return chain.is_whole(chain.result(Step::send)) ? prepare_stage(chain, Step::close) : settle(chain);
     default:
       return settle(chain);
   }
@@ -161,13 +163,22 @@ inline void ChainServer::settle(Chain& chain) {
   count(chain);
   if (chain.result(Step::close) == 0) return queue(chain);
   const int fetched = chain.result(Step::fetch);
-  if (file_ != nullptr && !chain.is_whole(fetched) && fetched != -ECANCELED) {
-    // The file is not what it was: never padded, never cut short without a word.
-    chain.must_reset = true;
-    look_at_file();
+  if (file_ != nullptr && fetched != Chain::not_yet && fetched != -ECANCELED && !chain.is_whole(fetched)) {
+    look_at_file();  // it is not what it was
   }
-  if (stop_.state() == common::StopProtocol::State::ending) chain.must_reset = true;
+  chain.must_reset = is_cut_short(chain) || stop_.state() == common::StopProtocol::State::ending;
   repair(chain);
+}
+
+/// There is something to answer with, and not all of it was sent: never padded, never without a word. With
+/// CQE_SKIP_SUCCESS the links before the one that spoke were whole.
+inline bool ChainServer::is_cut_short(const Chain& chain) const noexcept {
+  const bool silent = work_.linked && work_.skip_success;
+  const bool close_spoke = silent && chain.result(Step::close) != Chain::not_yet;
+  const bool send_spoke = silent && chain.result(Step::send) != Chain::not_yet;
+  const bool fetched = close_spoke || send_spoke || chain.is_whole(chain.result(Step::fetch));
+  const bool sent = close_spoke || chain.is_whole(chain.result(Step::send));
+  return (fetched || work_.from_file()) && !sent;
 }
 
 /// When the ACCEPT may skip its completion, no word from it means that it went well.
@@ -201,7 +212,8 @@ inline void ChainServer::count(const Chain& chain) {
   const bool closed = chain.result(Step::close) == 0;
   const auto bytes = [&](Step step) -> std::uint64_t {
     const int result = chain.result(step);
-    if (result == Chain::not_yet) return silent && closed ? chain.length : 0;
+    const bool reached = closed || (step == Step::fetch && chain.result(Step::send) != Chain::not_yet);
+    if (result == Chain::not_yet) return silent && reached ? chain.length : 0;
     return static_cast<std::uint64_t>(std::max(result, 0));
   };
   if (!work_.from_file()) counters_.bytes_in += bytes(Step::fetch);
@@ -216,8 +228,8 @@ inline void ChainServer::count(const Chain& chain) {
   }
 }
 
-// The chain broke before its CLOSE, or CLOSE was cancelled with the rest: the slot is in use, and nobody but us
-// knows it. Again a chain, with a hard link: the slot is closed whether or not there is somebody to reset.
+// The chain broke, and its CLOSE was cancelled with the rest: the slot is in use, and nobody but us knows it. Again
+// a chain, with a hard link: the slot is closed whether or not there is somebody to reset.
 inline void ChainServer::repair(Chain& chain) {
   static const ::sockaddr nowhere{.sa_family = AF_UNSPEC, .sa_data = {}};
   chain.must_repair = true;
@@ -259,23 +271,36 @@ inline void ChainServer::look_at_file() {
   if (std::exchange(work_.length, file_->length()) != file_->length()) cancel_accepts(Step::cancel);
 }
 
+// By the clock. Some may have kept the old length: the cancellation came a moment too soon, or there was no memory
+// for it. (Or they have a client, and finish with it; then nothing happens to them.)
+inline void ChainServer::look_again() {
+  const bool some_are_late = std::any_of(chains_.begin(), chains_.end(), [&](const Chain& chain) {
+    return chain.state == Chain::State::queued && chain.length != work_.length;
+  });
+  look_at_file();
+  if (some_are_late && stop_.serving()) cancel_accepts(Step::cancel);
+}
+
 // ---- Stopping ---------------------------------------------------------------------------------------------
 
+// False: there was no memory for it.
 template <class Fill>
-void ChainServer::start(Step step, Fill&& fill) {
+bool ChainServer::start(Step step, Fill&& fill) {
   io_uring_sqe* const sqe = loop_.next_sqe();
-  if (sqe == nullptr) return;  // no memory for it: who started it comes again
+  if (sqe == nullptr) return false;
   fill(*sqe, uring::make_token(static_cast<std::uint8_t>(step), 0, 0));
   ++others_;
+  return true;
 }
 
 inline void ChainServer::read_signal() {
-  start(Step::signal, [&](io_uring_sqe& sqe, uring::Token token) {
+  reads_signal_ = start(Step::signal, [&](io_uring_sqe& sqe, uring::Token token) {
     uring::prep::read(sqe, signals_, &signal_, sizeof signal_, 0, token);
   });
 }
 
 inline void ChainServer::on_signal(int result) {
+  reads_signal_ = false;
   if (ended_) return;
   if (result == static_cast<int>(sizeof signal_)) {
     if (common::meaning_of(signal_.ssi_signo) == common::SignalMeaning::tables) {
@@ -283,6 +308,7 @@ inline void ChainServer::on_signal(int result) {
     } else {
       const bool was_serving = stop_.serving();
       stop_.stop(now_);
+      call_back_at_ = now_;  // the grace is over
       if (was_serving) begin_stop();
     }
   }
@@ -291,27 +317,31 @@ inline void ChainServer::on_signal(int result) {
 
 // One SQE for all that accept. What it cancels are the chains that have no client; they settle, and are not
 // queued again.
-inline void ChainServer::cancel_accepts(Step step) {
-  start(step, [&](io_uring_sqe& sqe, uring::Token token) {
+inline bool ChainServer::cancel_accepts(Step step) {
+  return start(step, [&](io_uring_sqe& sqe, uring::Token token) {
     uring::prep::async_cancel_all_fd(sqe, listener_.fd(), token);
   });
 }
 
 inline void ChainServer::begin_stop() {
-  cut_at_ = now_;
+  call_back_at_ = now_ + cut_again_after;
   resting_ = 0;
   for (Chain& chain : chains_) {
     if (chain.state == Chain::State::idle && chain.must_repair) rest(chain);
   }
-  cancel_accepts(Step::stop_listening);
+  if (!cancel_accepts(Step::stop_listening)) listener_.close();  // call_back() does it one by one
 }
 
-// The grace is over. What a chain is doing is one of these three, or will be in a moment; hence again and again.
-inline void ChainServer::cut() {
-  cut_at_ = now_ + cut_again_after;
+// An ACCEPT that was just looking for a client when all were cancelled still waits for one. (By its token: the
+// listener is closed, and only such ACCEPTs keep the socket.) When the grace is over, what a chain is doing is one of
+// the three, or will be in a moment. Hence again and again.
+inline void ChainServer::call_back() {
+  call_back_at_ = now_ + cut_again_after;
+  const bool grace_is_over = stop_.state() == common::StopProtocol::State::ending;
   for (const Chain& chain : chains_) {
     if (chain.state != Chain::State::queued) continue;
     for (const Step step : {Step::accept, Step::fetch, Step::send}) {
+      if (step != Step::accept && !grace_is_over) break;
       start(Step::cancel, [&](io_uring_sqe& sqe, uring::Token token) {
         uring::prep::async_cancel(sqe, chain.token(step), token);
       });
@@ -320,19 +350,24 @@ inline void ChainServer::cut() {
 }
 
 // All chains are settled. Now the kernel is asked, slot by slot, whether the books are right: each is empty, and
-// an empty one cannot be closed.
+// an empty one cannot be closed. What there is no memory for, and a cancellation that comes too soon, is tried again.
 inline int ChainServer::end() {
   ended_ = true;
-  start(Step::cancel, [&](io_uring_sqe& sqe, uring::Token token) {
-    uring::prep::async_cancel(sqe, uring::make_token(static_cast<std::uint8_t>(Step::signal), 0, 0), token);
-  });
-  for (const Chain& chain : chains_) {
-    start(Step::audit,
-          [&](io_uring_sqe& sqe, uring::Token token) { uring::prep::close_direct(sqe, chain.slot, token); });
-  }
-  while (others_ > 0) {
-    if (const int result = turn(); result < 0) return result;
-  }
+  const uring::Token signal = uring::make_token(static_cast<std::uint8_t>(Step::signal), 0, 0);
+  std::size_t audited = 0;
+  const auto audit_one = [&] {
+    return start(Step::audit, [&](io_uring_sqe& sqe, uring::Token token) {
+      uring::prep::close_direct(sqe, chains_[audited].slot, token);
+    });
+  };
+  do {
+    if (reads_signal_) {
+      start(Step::cancel,
+            [&](io_uring_sqe& sqe, uring::Token token) { uring::prep::async_cancel(sqe, signal, token); });
+    }
+    while (audited < chains_.size() && audit_one()) ++audited;
+    if (const int result = turn(cut_again_after); result < 0) return result;
+  } while (others_ > 0 || audited < chains_.size());
   listener_.close();
   return failure_;
 }

@@ -27,6 +27,9 @@ class ServedFile {
       : fd_(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)) {  // a FIFO must not hold us up
     if (!fd_) refuse("cannot open " + path + ": " + common::errno_text(errno));
     if (!look()) refuse(path + " is not a regular file of at most 1 MiB");
+    // And now it must go: to io_uring it says that no READ of this file blocks, and on a file system that cannot
+    // read without blocking the whole loop would wait.
+    ::fcntl(fd_.get(), F_SETFL, 0);
   }
 
   int fd() const noexcept { return fd_.get(); }

@@ -20,6 +20,14 @@
 // With them each of these is -EAGAIN, and the next POLL waits for what is missing. So stopping is to cancel
 // POLLs, and two worker threads are enough for all clients.
 //
+// A POLL can say that something is ready when SPLICE finds nothing to do:
+//   - SPLICE does not go past an urgent byte (MSG_OOB) of TCP, and POLL sees what is behind it. (With the FIN
+//     somewhere behind it SPLICE even says 0, as if all had been read.) SO_OOBINLINE changes neither. A recv(2)
+//     of one byte does go past: it drops the urgent one, and what it returns we put into the pipe ourselves.
+//   - The kernel adds POLLRDHUP to each POLL. So who has finished sending, and does not read, is "ready" at once.
+// After a round that brought nothing we therefore wait for 10 ms. A slow reader who has finished sending costs
+// a hundred rounds a second for as long as his socket is full: not free, but no spin.
+//
 // Backpressure is the pipe: at most 64 KiB for each client, and the socket is not read before it is empty.
 #pragma once
 
@@ -30,6 +38,7 @@
 
 #include <array>
 #include <cerrno>
+#include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <list>
@@ -54,7 +63,7 @@ inline constexpr unsigned descriptors_per_client = 3;
 /// More than a pipe holds.
 inline constexpr std::uint32_t all_there_is = 1 << 20;
 
-/// When to try again what there was no memory for.
+/// When to try again what brought nothing, or what there was no memory for.
 inline constexpr std::chrono::milliseconds try_again_after{10};
 
 /// A client and its pipe: open → closing → closed, and gone.
@@ -69,7 +78,9 @@ struct Spliced {
   bool ended = false;       // the peer sends no more
   bool failed = false;
   bool reset = false;     // before it is closed
-  bool no_round = false;  // there was no memory for one
+  bool ready = false;     // in this round, as POLL says
+  bool moved = false;     // in this round, bytes
+  bool no_round = false;  // the next one begins when the clock says so
   std::optional<uring::Token> poll{};
   common_ring::Time last_active{};
   common::Link<Spliced> active{};
@@ -153,11 +164,8 @@ class SpliceServer {
   void begin_round(Spliced& client) {
     // Room for all three, and then nothing submits between them. (The batch is not used: operations take their
     // SQEs themselves.)
-    client.no_round = !loop_.batch(3);
-    if (client.no_round) {
-      some_have_no_round_ = true;
-      return;
-    }
+    if (!loop_.batch(3)) return pause(client);
+    client.no_round = client.ready = client.moved = false;
     poll(client, client.piped == 0 ? POLLIN | POLLRDHUP : POLLOUT);
     if (client.piped == 0) {
       start(Kind::receive, client, [&](io_uring_sqe& sqe, uring::Token token) {
@@ -179,6 +187,7 @@ class SpliceServer {
     switch (kind) {
       case Kind::look:
         client.poll.reset();
+        client.ready = result >= 0;
         if (result < 0) on_error(client, result);
         break;
       case Kind::receive:
@@ -200,6 +209,7 @@ class SpliceServer {
       client.piped += static_cast<std::uint64_t>(result);
       counters_.bytes_in += static_cast<std::uint64_t>(result);
       ++counters_.requests;
+      client.moved = true;
       touch(client);
     } else if (result == 0) {
       client.ended = true;
@@ -212,7 +222,9 @@ class SpliceServer {
     if (result < 0) return on_error(client, result);
     client.piped -= static_cast<std::uint64_t>(result);
     counters_.bytes_out += static_cast<std::uint64_t>(result);
-    if (result > 0) touch(client);
+    if (result == 0) return;
+    client.moved = true;
+    touch(client);
   }
 
   static void on_error(Spliced& client, int result) {
@@ -222,9 +234,35 @@ class SpliceServer {
 
   void end_round(Spliced& client) {
     if (client.state != Spliced::State::open) return close_when_quiet(client);
-    if (client.failed) ++counters_.errors;
+    bool nothing = client.ready && !client.moved && !client.failed;
+    if (nothing && frame_.serving() && pass_urgent_byte(client)) nothing = false;
     const bool done = client.piped == 0 && (client.ended || !frame_.serving());
-    client.failed || done ? begin_close(client) : begin_round(client);
+    if (client.failed) ++counters_.errors;
+    if (client.failed || done) return begin_close(client);
+    nothing ? pause(client) : begin_round(client);
+  }
+
+  // SPLICE stops in front of an urgent byte, recv(2) skips it. True: it has brought the byte behind it, so what SPLICE
+  // said was not the end.
+  bool pass_urgent_byte(Spliced& client) {
+    if (client.piped > 0) return false;
+    std::byte behind{};
+    ++counters_.syscalls;
+    if (::recv(client.fd, &behind, 1, MSG_DONTWAIT) != 1) return false;  // the next round sees why
+    ++counters_.syscalls;
+    ++counters_.bytes_in;
+    client.ended = false;
+    if (::write(client.pipe_in.get(), &behind, 1) == 1) {  // the pipe is empty, so it does not wait
+      ++client.piped;
+    } else {
+      client.failed = true;
+    }
+    return true;
+  }
+
+  void pause(Spliced& client) {
+    client.no_round = true;
+    if (!std::exchange(some_have_no_round_, true)) try_again_at_ = frame_.now() + try_again_after;
   }
 
   void touch(Spliced& client) {
@@ -279,19 +317,22 @@ class SpliceServer {
     begin_close(*idlest, idlest->piped > 0);
   }
   void keep_house() {
-    if (!std::exchange(some_have_no_round_, false)) return;
+    if (!some_have_no_round_ || frame_.now() < try_again_at_) return;
+    some_have_no_round_ = false;
     for (Spliced& client : clients_) {
       if (client.no_round && client.state == Spliced::State::open) begin_round(client);
     }
   }
   void next_deadline(common_ring::Deadline& deadline) const noexcept {
-    if (some_have_no_round_) deadline.at_most_until(frame_.now() + try_again_after);
+    if (some_have_no_round_) deadline.at_most_until(try_again_at_);
   }
   void begin_stop() {
-    // Those for whom nothing is under way. A round that has begun ends by itself: end_round sees the rest.
+    // Those for whom nothing is under way, but a POLL or a pause. A round that has begun ends by itself: end_round
+    // sees the rest.
     for (auto it = clients_.begin(); it != clients_.end();) {
       Spliced& client = *it++;
-      if (client.state == Spliced::State::open && client.piped == 0 && client.poll) begin_close(client);
+      if (client.state != Spliced::State::open || client.piped > 0) continue;
+      if (client.poll || client.no_round) begin_close(client);
     }
   }
   void reset_all() {
@@ -323,6 +364,7 @@ class SpliceServer {
   std::list<Spliced> clients_{};
   common::List<Spliced, &Spliced::active> active_{};  // the idlest first
   bool some_have_no_round_ = false;
+  common_ring::Time try_again_at_{};
 };
 
 }  // namespace linked

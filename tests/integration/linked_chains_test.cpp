@@ -8,11 +8,17 @@
 #include <chrono>
 #include <filesystem>
 #include <list>
+#include <optional>
+#include <stdexcept>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
+#include "servers/m4_linked/chain_server.hpp"
 #include "tests/integration/linked_support.hpp"
+#include "tests/kernel/seam.hpp"
+#include "uring/direct_files.hpp"
 
 namespace {
 
@@ -457,6 +463,82 @@ TEST_CASE("linked file: a file that grows beyond what a chain can serve ends the
   CHECK(ended.status == 1);
   CHECK(ended.counters.leaks == 0);
   CHECK(contains(ended.errors, "longer than one chain can serve"));
+}
+
+// ---- Answers that are cut short ------------------------------------------------------------------------------
+
+/// A ChainServer for one file, whose connections have little room for what is sent.
+class SmallSender : public tests::kernel::ServerThread {
+ public:
+  SmallSender(tests::kernel::Seam& seam, std::string file, bool linked, bool skip, int patience)
+      : ServerThread(seam), file_(std::move(file)), linked_(linked), skip_(skip), patience_(patience) {
+    start([this] { return serve(); });
+  }
+  ~SmallSender() { stop_at_last(); }
+
+ private:
+  tests::kernel::Outcome serve() {
+    tests::kernel::Outcome outcome;
+    std::optional<common::Listener> listener(common::listen_tcp("127.0.0.1", 0, /*nonblocking=*/false));
+    const int little = 8192;
+    ::setsockopt(listener->fd(), SOL_SOCKET, SO_SNDBUF, &little, sizeof little);
+    linked::ServedFile file(file_);
+    std::optional<uring::Ring> ring(std::in_place,
+                                    uring::RingOptions{.entries = linked::ChainServer::sq_entries_for(2)},
+                                    seam().kernel());
+    if (uring::DirectFiles().register_with(*ring, 2) < 0) throw std::runtime_error("no table");
+    uring::Loop loop(*ring);
+    const linked::Work work{.linked = linked_,
+                            .skip_success = skip_,
+                            .listener = listener->fd(),
+                            .file = file.fd(),
+                            .length = file.length(),
+                            .patience = {.tv_sec = patience_, .tv_nsec = 0}};
+    linked::ChainServer server(loop, *listener, signals(), &file, work, 2, 0);
+    listens(listener->name(), ring->fd());
+    outcome.result = server.run();
+    outcome.counters = server.counters();
+    outcome.leaks = server.count_leaks();
+    listener.reset();
+    ring.reset();
+    return outcome;
+  }
+
+  std::string file_;
+  bool linked_;
+  bool skip_;
+  int patience_;
+};
+
+TEST_CASE(
+    "linked file: an answer that is cut short ends with a reset, never with a FIN as if it were whole") {
+  SKIP_WITHOUT_SEAM();
+  const tests::TemporaryFolder folder;
+  folder.write("file", std::string(1 << 20, 'a'));
+  for (const auto& [linked, skip] : {std::pair{true, false}, {true, true}, {false, false}}) {
+    for (const bool by_signal : {false, true}) {
+      CAPTURE(linked);
+      CAPTURE(skip);
+      CAPTURE(by_signal);
+      tests::kernel::Seam seam;
+      SmallSender server(seam, (folder.path() / "file").string(), linked, skip, by_signal ? 0 : 1);
+      Client slow(server.where(), 4096);
+      CHECK(slow.has_something());
+      if (by_signal) {
+        std::this_thread::sleep_for(100ms);
+        server.signal(SIGTERM);
+        std::this_thread::sleep_for(100ms);
+        server.signal(SIGTERM);
+        tests::kernel::eventually([&] { return server.has_ended(0ms); });
+      } else {
+        std::this_thread::sleep_for(1500ms);  // longer than --client-timeout
+      }
+      CHECK(slow.receive_to_end().size() < (1 << 20));
+      CHECK(slow.end() == End::reset);
+      slow.close();
+      server.check_clean_end();
+    }
+  }
 }
 
 }  // namespace

@@ -2,8 +2,11 @@
 // and what is its own: that bytes wait in a pipe, and that nothing but a POLL ever waits.
 
 #include <doctest/doctest.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
 
 #include <chrono>
+#include <csignal>
 #include <filesystem>
 #include <fstream>
 #include <list>
@@ -128,6 +131,74 @@ TEST_CASE("linked splice: many slow readers need no more threads than one, and d
   CHECK(server.cpu_seconds() - before < 0.2);
   CHECK(still_echoes(server));
   for (Stalled& one : stalled) one.client().reset();
+  server.check_clean_end();
+}
+
+TEST_CASE("linked splice: a slow reader who has finished sending does not make the server spin") {
+  SKIP_WITHOUT_IO_URING();
+  const tests::TemporaryFolder folder;
+  // Over a Unix-domain socket the FIN is seen though bytes are in front of it.
+  Server server("--mode splice --unix " + (folder.path() / "socket").string());
+  Client slow(server.where());
+  slow.send_what_fits(stream(1, 0, 4 << 20), 300ms);
+  slow.half_close();
+  std::this_thread::sleep_for(500ms);
+  CHECK(is_stream(slow.receive_to_end(), 1));
+  CHECK(slow.end() == End::fin);
+  // Its turns are spent waiting for a worker thread, so the calls tell, and not the CPU.
+  CHECK(server.check_clean_end().counters.enters < 2000);
+}
+
+TEST_CASE("linked splice: an urgent byte neither makes the server spin nor keeps what comes behind it") {
+  SKIP_WITHOUT_IO_URING();
+  Server server(splice);
+  const common::Descriptor client(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  ::sockaddr_in name{};
+  name.sin_family = AF_INET;
+  name.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  name.sin_port = htons(static_cast<std::uint16_t>(std::stoi(server.port())));
+  const void* const address = &name;
+  REQUIRE(::connect(client.get(), static_cast<const ::sockaddr*>(address), sizeof name) == 0);
+  const ::timeval time{.tv_sec = tests::long_enough.count(), .tv_usec = 0};
+  ::setsockopt(client.get(), SOL_SOCKET, SO_RCVTIMEO, &time, sizeof time);
+  std::string back;
+  const auto receive = [&](std::size_t length) {
+    for (char byte = 0; back.size() < length && ::recv(client.get(), &byte, 1, 0) == 1;) back += byte;
+  };
+  CHECK(::send(client.get(), "before", 6, MSG_NOSIGNAL) == 6);
+  CHECK(::send(client.get(), "!", 1, MSG_NOSIGNAL | MSG_OOB) == 1);
+  receive(6);
+  std::this_thread::sleep_for(300ms);  // the urgent byte, and nothing behind it
+  CHECK(::send(client.get(), "behind", 6, MSG_NOSIGNAL) == 6);
+  receive(12);
+  CHECK(::send(client.get(), "?", 1, MSG_NOSIGNAL | MSG_OOB) == 1);
+  CHECK(::send(client.get(), "end", 3, MSG_NOSIGNAL) == 3);
+  receive(15);
+  server.signal(SIGSTOP);  // until the FIN is there as well: then SPLICE says 0 in front of an urgent byte
+  std::this_thread::sleep_for(50ms);
+  CHECK(::send(client.get(), "!", 1, MSG_NOSIGNAL | MSG_OOB) == 1);
+  CHECK(::send(client.get(), "last", 4, MSG_NOSIGNAL) == 4);
+  ::shutdown(client.get(), SHUT_WR);
+  server.signal(SIGCONT);
+  receive(19);
+  CHECK(back == "beforebehindendlast");
+  char byte = 0;
+  CHECK(::recv(client.get(), &byte, 1, 0) == 0);
+  CHECK(server.check_clean_end().counters.enters < 1000);
+}
+
+TEST_CASE("linked splice: SIGTERM lets a slow reader who has finished sending have what is in the pipe") {
+  SKIP_WITHOUT_IO_URING();
+  const tests::TemporaryFolder folder;
+  Server server("--mode splice --unix " + (folder.path() / "socket").string());
+  Client slow(server.where());
+  slow.send_what_fits(stream(1, 0, 4 << 20), 300ms);
+  slow.half_close();
+  std::this_thread::sleep_for(100ms);
+  server.signal(SIGTERM);
+  std::this_thread::sleep_for(100ms);
+  CHECK(server.runs());
+  CHECK(is_stream(slow.receive_to_end(), 1));
   server.check_clean_end();
 }
 

@@ -172,6 +172,21 @@ TEST_CASE("chains: a broken listener ends the server, with nothing left behind")
   }
 }
 
+TEST_CASE("chains: ACCEPTs that survive the cancellation of all are called back soon, not after the grace") {
+  SKIP_WITHOUT_INJECTION();
+  for (const Way& way : ways) {
+    CAPTURE(way.linked);
+    CAPTURE(way.skip);
+    Seam seam;
+    seam.rule(failing(Step::stop_listening, 0, 1));
+    Server server(seam, {.way = way});
+    CHECK(answer(server) == "hello");
+    const auto start = std::chrono::steady_clock::now();
+    server.check_clean_end();
+    CHECK(std::chrono::steady_clock::now() - start < 4s);  // the grace is five
+  }
+}
+
 TEST_CASE("chains: whichever step fails, however often, the slot is closed and the next client is served") {
   SKIP_WITHOUT_INJECTION();
   for (const Way& way : ways) {
