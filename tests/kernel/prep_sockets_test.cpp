@@ -789,18 +789,27 @@ TEST_CASE("a send_zc that fails notifies too; a Unix-domain socket cannot, and s
   CHECK(ring.quiet());
 }
 
+// In a process of its own, because no cancellation gets such a ring going again; only its end helps.
 TEST_CASE("a send_zc with drain never runs, and nothing behind it does") {
   SKIP_WITHOUT_IO_URING();
   SKIP_UNLESS(linux_at_least(6, 18), "seen on Linux 6.18");
   const Pair pair = tcp_pair();
-  uring::Ring ring(
-      {.entries = 4});  // not a TestRing: no cancellation gets through, only destroying the ring helps
-  io_uring_sqe& sqe = free_sqe(ring);
-  prep::send_zc(sqe, pair.here.get(), "x", 1, 0, 0, Token{1});
-  prep::drain(sqe);
-  prep::nop(free_sqe(ring), Token{2});
-  CHECK(ring.submit_and_wait(1, std::chrono::milliseconds(100)).ready == 0);
-  CHECK(nothing_to_read(pair.there));
+  const pid_t child = fork();
+  if (child == 0) {
+    uring::Ring ring({.entries = 4});
+    io_uring_sqe& sqe = free_sqe(ring);
+    prep::send_zc(sqe, pair.here.get(), "x", 1, 0, 0, Token{1});
+    prep::drain(sqe);
+    prep::nop(free_sqe(ring), Token{2});
+    _exit(static_cast<int>(ring.submit_and_wait(1, std::chrono::milliseconds(200)).ready));
+  }
+  int status = 0;
+  waitpid(child, &status, 0);
+  REQUIRE(WIFEXITED(status));
+  const bool wedged = WEXITSTATUS(status) == 0 && nothing_to_read(pair.there);
+  MESSAGE("SEND_ZC with DRAIN: this kernel ",
+          wedged ? "still wedges the ring" : "does not wedge the ring any more");
+  if (!linux_at_least(6, 19)) CHECK(wedged);
 }
 
 TEST_CASE("the bytes of a send_zc count against RLIMIT_MEMLOCK, for those without CAP_IPC_LOCK") {
