@@ -516,7 +516,7 @@ TEST_CASE("a multishot receive on a Unix socket can miss a FIN behind 32 buffers
   }
   CHECK(received == bytes.size());
   CHECK(hung_up);
-  MESSAGE("the multishot receive ", ended ? "saw" : "missed", " the FIN");
+  MESSAGE("the multishot receive ", std::string(ended ? "saw" : "missed"), " the FIN");
   if (ended) return;  // a kernel in which this is mended, or one before 6.17
   // It still waits for an event that has been. Given up, and asked anew, the socket says it.
   prep::async_cancel(next(ring), Token{1}, Token{3});

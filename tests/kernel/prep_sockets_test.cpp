@@ -807,8 +807,8 @@ TEST_CASE("a send_zc with drain never runs, and nothing behind it does") {
   waitpid(child, &status, 0);
   REQUIRE(WIFEXITED(status));
   const bool wedged = WEXITSTATUS(status) == 0 && nothing_to_read(pair.there);
-  MESSAGE("SEND_ZC with DRAIN: this kernel ",
-          wedged ? "still wedges the ring" : "does not wedge the ring any more");
+  const std::string seen = wedged ? "still wedges the ring" : "does not wedge the ring any more";
+  MESSAGE("SEND_ZC with DRAIN: this kernel ", seen);
   if (!linux_at_least(6, 19)) CHECK(wedged);
 }
 
