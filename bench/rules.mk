@@ -149,12 +149,16 @@ run-compare-full: compare-programs
 compare-programs: all $(COMPARE_MUST)
 	@$(MAKE) --keep-going $(COMPARE_MAY) || true
 
-# A report that is kept: without the page, and the raw data packed. NAME says what kind of machine it is from.
+# A report that is kept: without the page, the raw data packed, and without what is nobody's business: the names of the
+# host and of this folder, and who built the kernel. NAME says what kind of machine it is from.
+KEPT = docs/results/$(NAME)
 keep-report:  ## build/report becomes docs/results/NAME: make keep-report NAME=2-cpu-kvm-linux-6.18
 	@test -n '$(NAME)' || { echo 'make keep-report NAME=kind-of-machine' >&2; exit 2; }
-	@rm -rf 'docs/results/$(NAME)' && mkdir -p 'docs/results/$(NAME)'
-	@cp $(B)/report/report.md $(B)/report/results.json $(wildcard $(B)/report/*.svg) 'docs/results/$(NAME)'
-	@tar -C $(B)/report -cJf 'docs/results/$(NAME)/raw.tar.xz' raw
-	@du -sh 'docs/results/$(NAME)'
+	@rm -rf '$(KEPT)' && mkdir -p '$(KEPT)'
+	@cp -r $(B)/report/report.md $(B)/report/results.json $(wildcard $(B)/report/*.svg) $(B)/report/raw '$(KEPT)'
+	@find '$(KEPT)' -type f -exec sed -i -e 's,$(CURDIR)/,,g' -e 's,"host_name": "[^"]*","host_name": "",' \
+	  -e "s/$$(uname -r)/$$(uname -r | cut -d- -f1)/g" {} +
+	@tar -C '$(KEPT)' --remove-files -cJf '$(KEPT)/raw.tar.xz' raw
+	@du -sh '$(KEPT)'
 
 -include bench/load/rules.mk
