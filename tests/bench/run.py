@@ -3,8 +3,8 @@
 
     suite: P passed, F failed, S skipped
 
-With names as arguments (test_parts, test_parts.Report) only those. Without, each file in a process of its own, as many
-at a time as there are CPUs: most of their time is waiting for programs that pretend.
+With names as arguments (test_parts, test_parts.Report) only those. Without, each file in a process of its own, twice as
+many at a time as there are CPUs: most of their time is waiting for programs that pretend.
 """
 
 import concurrent.futures
@@ -61,7 +61,7 @@ def run_elsewhere(name):
 
 def run_all():
     names = sorted(path.stem for path in HERE.glob("test_*.py"))
-    with concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0))) as workers:
+    with concurrent.futures.ThreadPoolExecutor(2 * len(os.sched_getaffinity(0))) as workers:
         results = list(workers.map(run_elsewhere, names))
     return [name for failed, _ in results for name in failed], [sum(three) for three in zip(*(n for _, n in results))]
 

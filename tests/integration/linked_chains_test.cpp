@@ -515,7 +515,8 @@ TEST_CASE(
   SKIP_WITHOUT_SEAM();
   const tests::TemporaryFolder folder;
   folder.write("file", std::string(1 << 20, 'a'));
-  for (const auto& [linked, skip] : {std::pair{true, false}, {true, true}, {false, false}}) {
+  for (const auto& way : {std::pair{true, false}, {true, true}, {false, false}}) {
+    const bool linked = way.first, skip = way.second;
     for (const bool by_signal : {false, true}) {
       CAPTURE(linked);
       CAPTURE(skip);

@@ -13,12 +13,26 @@ servers=("$@")
 ((${#servers[@]})) || servers=(m3 'zc --zc-threshold 0')
 no_io_uring=3 # what soak.py ends with then
 
-passed=0 skipped=0 failures=()
+folder=$(mktemp -d)
+runs=()
+trap '((${#runs[@]})) && kill "${runs[@]}" 2>/dev/null; rm -rf "$folder"' EXIT
+trap 'exit 130' INT TERM
+
+# All at a time: what is judged is what must not grow. How fast they are is not, in runs as short as these.
+title_of() { echo "$1 holds for ${MINUTES:-0.5} minute(s) of mixed load"; }
 for server in "${servers[@]}"; do
-  title="$server holds for ${MINUTES:-0.5} minute(s) of mixed load"
-  [[ -n ${TEST_TITLES:-} ]] && echo "$title" >>"$TEST_TITLES"
-  python3 -B bench/soak.py --build "$bin" --server "$server" --minutes "${MINUTES:-0.5}" --results "$bin/soak/suite"
+  [[ -n ${TEST_TITLES:-} ]] && title_of "$server" >>"$TEST_TITLES"
+  python3 -B bench/soak.py --build "$bin" --server "$server" --minutes "${MINUTES:-0.5}" --results "$bin/soak/suite" \
+    >"$folder/${#runs[@]}" 2>&1 &
+  runs+=($!)
+done
+
+passed=0 skipped=0 failures=()
+for number in "${!runs[@]}"; do
+  wait "${runs[number]}"
   status=$?
+  cat "$folder/$number"
+  title=$(title_of "${servers[number]}")
   if ((status == 0)); then
     passed=$((passed + 1))
   elif ((status == no_io_uring)) && [[ ${REQUIRE_IO_URING:-} != 1 ]]; then
@@ -28,6 +42,7 @@ for server in "${servers[@]}"; do
     failures+=("$title")
   fi
 done
+runs=()
 
 ((${#failures[@]})) && printf 'failed: %s\n' "${failures[@]}"
 echo "suite: $passed passed, ${#failures[@]} failed, $skipped skipped"
