@@ -12,12 +12,12 @@
 #include <cstdlib>
 #include <optional>
 
-#include "servers/common/ending.hpp"
 #include "servers/common/limits.hpp"
 #include "servers/common/listener.hpp"
 #include "servers/common/served_root.hpp"
 #include "servers/common/signals.hpp"
 #include "servers/common/start_error.hpp"
+#include "servers/common_ring/program.hpp"
 #include "uring/direct_files.hpp"
 #include "uring/fixed_buffers.hpp"
 #include "uring/loop.hpp"
@@ -69,15 +69,6 @@ std::optional<uring::DirectFiles> make_slots(const FileProgram& program, const u
   return table;
 }
 
-/// The last words, and the exit code; `result` is what the server's run ended with.
-int end(const FileProgram& program, const common::Counters& counters, std::uint64_t descriptors, int result) {
-  const int code = common::end_with(counters, descriptors, program.name);
-  if (result < 0) {
-    std::fprintf(stderr, "%s: stopped by %s\n", program.name, common::errno_text(-result).c_str());
-  }
-  return result < 0 ? common::exit_failed : code;
-}
-
 }  // namespace
 
 std::vector<common::Option> options_of(FileProgram& program) {
@@ -123,10 +114,11 @@ int serve_files(const FileProgram& program) {
   counters.leaks = file_server.count_leaks();
   // If the ring failed, operations are still in flight, and only the end of the process ends them before the
   // memory that they write to.
-  if (result < 0 && counters.leaks > 0) std::_Exit(end(program, counters, descriptors_before, result));
+  if (result < 0 && counters.leaks > 0)
+    std::_Exit(end_program(program.name, counters, descriptors_before, result));
   listener.reset();
   ring.reset();
-  return end(program, counters, descriptors_before, result);
+  return end_program(program.name, counters, descriptors_before, result);
 }
 
 }  // namespace common_ring

@@ -7,13 +7,10 @@
 // The story is told in servers/common_ring, which Milestone 4's zero-copy server shares: serve_files.cpp from the
 // start of the program to its end, then file_server.hpp, which follows one request.
 
-#include <cstdio>
-#include <exception>
-
 #include "servers/common/options.hpp"
 #include "servers/common/start_error.hpp"
+#include "servers/common_ring/program.hpp"
 #include "servers/common_ring/serve_files.hpp"
-#include "uring/setup.hpp"
 
 namespace {
 
@@ -29,16 +26,7 @@ bool parse(int argc, char** argv, common_ring::FileProgram& program) {
 
 int main(int argc, char** argv) {
   common_ring::FileProgram program{.name = "m2_file_server", .server = {.server = {.port = 9000}}};
-  try {
+  return common_ring::run_program(program.name, [&] {
     return parse(argc, argv, program) ? common_ring::serve_files(program) : common::exit_clean;
-  } catch (const common::StartError& error) {
-    std::fprintf(stderr, "%s: %s\n", program.name, error.what());
-    return error.exit_code();
-  } catch (const uring::SetupError& error) {
-    std::fprintf(stderr, "%s: %s\n", program.name, error.what());
-    return common::exit_no_io_uring;
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "%s: %s\n", program.name, error.what());
-    return common::exit_failed;
-  }
+  });
 }

@@ -13,16 +13,15 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
-#include <exception>
 #include <optional>
 #include <string>
 
-#include "servers/common/ending.hpp"
 #include "servers/common/limits.hpp"
 #include "servers/common/listener.hpp"
 #include "servers/common/options.hpp"
 #include "servers/common/signals.hpp"
 #include "servers/common/start_error.hpp"
+#include "servers/common_ring/program.hpp"
 #include "servers/m3_echo_server/echo_server.hpp"
 #include "servers/m3_echo_server/pretend_kernel.hpp"
 #include "uring/buffer_ring.hpp"
@@ -155,13 +154,6 @@ void announce_dropped(const Ring& ring) {
                uring::setup_flag_names(ring.dropped_setup_flags()).c_str());
 }
 
-/// The last words, and the exit code; `result` is what the server's run ended with.
-int end(const common::Counters& counters, std::uint64_t descriptors, int result) {
-  const int code = common::end_with(counters, descriptors, program);
-  if (result < 0) std::fprintf(stderr, "%s: stopped by %s\n", program, common::errno_text(-result).c_str());
-  return result < 0 ? common::exit_failed : code;
-}
-
 int serve(const Options& options) {
   common::raise_descriptor_limit_or_say(std::uint64_t{options.server.max_connections} + 64, program,
                                         "--max-connections");
@@ -196,26 +188,18 @@ int serve(const Options& options) {
   counters.leaks = echo_server.count_leaks();
   // If the ring failed, operations are still in flight, and only the end of the process ends them before the
   // memory that they write to.
-  if (result < 0 && counters.leaks > 0) std::_Exit(end(counters, descriptors_before, result));
+  if (result < 0 && counters.leaks > 0)
+    std::_Exit(common_ring::end_program(program, counters, descriptors_before, result));
   listener.reset();
   ring.reset();
-  return end(counters, descriptors_before, result);
+  return common_ring::end_program(program, counters, descriptors_before, result);
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  try {
+  return common_ring::run_program(program, [&] {
     Options options;
     return parse(argc, argv, options) ? serve(options) : common::exit_clean;
-  } catch (const common::StartError& error) {
-    std::fprintf(stderr, "%s: %s\n", program, error.what());
-    return error.exit_code();
-  } catch (const uring::SetupError& error) {
-    std::fprintf(stderr, "%s: %s\n", program, error.what());
-    return common::exit_no_io_uring;
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "%s: %s\n", program, error.what());
-    return common::exit_failed;
-  }
+  });
 }

@@ -12,16 +12,15 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
-#include <exception>
 #include <optional>
 #include <string>
 
-#include "servers/common/ending.hpp"
 #include "servers/common/limits.hpp"
 #include "servers/common/listener.hpp"
 #include "servers/common/options.hpp"
 #include "servers/common/signals.hpp"
 #include "servers/common/start_error.hpp"
+#include "servers/common_ring/program.hpp"
 #include "servers/m4_linked/chain_server.hpp"
 #include "servers/m4_linked/drills.hpp"
 #include "servers/m4_linked/splice_server.hpp"
@@ -126,13 +125,6 @@ void check_kernel(const Options& options, const uring::Ring& ring) {
       "chains of direct descriptors need Linux 5.17; --chain driven does the same without");
 }
 
-/// The last words, and the exit code; `result` is what the server's run ended with.
-int end(const common::Counters& counters, std::uint64_t descriptors, int result) {
-  const int code = common::end_with(counters, descriptors, program);
-  if (result < 0) std::fprintf(stderr, "%s: stopped by %s\n", program, common::errno_text(-result).c_str());
-  return result < 0 ? common::exit_failed : code;
-}
-
 /// What both kinds of server do once they exist.
 template <class Server>
 int run(Server& server, std::optional<common::Listener>& listener, std::optional<uring::Ring>& ring,
@@ -143,10 +135,11 @@ int run(Server& server, std::optional<common::Listener>& listener, std::optional
   counters.leaks = server.count_leaks();
   // If the ring failed, operations are still in flight, and only the end of the process ends them before the
   // memory that they write to.
-  if (result < 0 && counters.leaks > 0) std::_Exit(end(counters, descriptors_before, result));
+  if (result < 0 && counters.leaks > 0)
+    std::_Exit(common_ring::end_program(program, counters, descriptors_before, result));
   listener.reset();
   ring.reset();
-  return end(counters, descriptors_before, result);
+  return common_ring::end_program(program, counters, descriptors_before, result);
 }
 
 int serve_chains(const Options& options, int signals) {
@@ -200,17 +193,8 @@ int serve(const Options& options) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  try {
+  return common_ring::run_program(program, [&] {
     Options options;
     return parse(argc, argv, options) ? serve(options) : common::exit_clean;
-  } catch (const common::StartError& error) {
-    std::fprintf(stderr, "%s: %s\n", program, error.what());
-    return error.exit_code();
-  } catch (const uring::SetupError& error) {
-    std::fprintf(stderr, "%s: %s\n", program, error.what());
-    return common::exit_no_io_uring;
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "%s: %s\n", program, error.what());
-    return common::exit_failed;
-  }
+  });
 }

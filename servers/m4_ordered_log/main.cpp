@@ -22,13 +22,12 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
-#include <exception>
 #include <optional>
 #include <vector>
 
-#include "servers/common/ending.hpp"
 #include "servers/common/limits.hpp"
 #include "servers/common/signals.hpp"
+#include "servers/common_ring/program.hpp"
 #include "servers/m4_ordered_log/drills.hpp"
 #include "servers/m4_ordered_log/recovery.hpp"
 #include "servers/m4_ordered_log/server.hpp"
@@ -68,7 +67,7 @@ bool parse(int argc, char** argv, Options& options) {
                               .summary = "Appends records to a file, and answers when they are durable."};
   if (!common::parse_options({argv + 1, argv + argc}, about, table)) return false;
   if (options.drill == ordered_log::Drill::none && options.file.empty()) {
-    throw common::StartError(common::exit_usage, "--file LOG is required");
+    throw common::StartError(common::exit_usage, "--file LOG is needed (--help)");
   }
   return true;
 }
@@ -77,18 +76,11 @@ void warn_of_stall(const Options& options) {
   if (options.log_ring != RingOfLog::serving || options.order != ordered_log::Order::drain) return;
   std::fprintf(
       stderr,
-      "%s: --log-ring serving --order drain: an fsync with DRAIN waits for the accept, which never ends, and "
-      "for "
-      "every silent client.\n%s: the first PUT stops this server, until SIGTERM. That is what it is here to "
-      "show; --log-ring own does not.\n",
+      "%s: --log-ring serving --order drain: an fsync with DRAIN waits for the accept, which never ends, "
+      "and for every silent client.\n"
+      "%s: the first PUT stops this server, until SIGTERM. That is what it is here to show; "
+      "--log-ring own does not.\n",
       program, program);
-}
-
-/// The last words, and the exit code; `result` is what the server's run ended with.
-int end(const common::Counters& counters, std::uint64_t descriptors, int result) {
-  const int code = common::end_with(counters, descriptors, program);
-  if (result < 0) std::fprintf(stderr, "%s: stopped by %s\n", program, common::errno_text(-result).c_str());
-  return result < 0 ? common::exit_failed : code;
 }
 
 int serve(const Options& options) {
@@ -120,30 +112,22 @@ int serve(const Options& options) {
   counters.leaks = server->count_leaks();
   // If the ring failed, operations are still in flight, and only the end of the process ends them before the memory
   // that they use.
-  if (result < 0 && counters.leaks > 0) std::_Exit(end(counters, descriptors_before, result));
+  if (result < 0 && counters.leaks > 0)
+    std::_Exit(common_ring::end_program(program, counters, descriptors_before, result));
   server.reset();
   log_ring.reset();
   ring.reset();
   listener.reset();
   log.reset();
-  return end(counters, descriptors_before, result);
+  return common_ring::end_program(program, counters, descriptors_before, result);
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  try {
+  return common_ring::run_program(program, [&] {
     Options options;
     if (!parse(argc, argv, options)) return common::exit_clean;
     return options.drill == ordered_log::Drill::none ? serve(options) : ordered_log::run(options.drill);
-  } catch (const common::StartError& error) {
-    std::fprintf(stderr, "%s: %s\n", program, error.what());
-    return error.exit_code();
-  } catch (const uring::SetupError& error) {
-    std::fprintf(stderr, "%s: %s\n", program, error.what());
-    return common::exit_no_io_uring;
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "%s: %s\n", program, error.what());
-    return common::exit_failed;
-  }
+  });
 }

@@ -15,14 +15,12 @@
 // the kernel copies after all (it always does on loopback), it says so, and the last line counts it: zc_copied.
 
 #include <cstdint>
-#include <cstdio>
-#include <exception>
 
 #include "servers/common/options.hpp"
 #include "servers/common/start_error.hpp"
+#include "servers/common_ring/program.hpp"
 #include "servers/common_ring/serve_files.hpp"
 #include "servers/m4_zero_copy/drill.hpp"
-#include "uring/setup.hpp"
 
 namespace {
 
@@ -74,17 +72,6 @@ int run(Options& options) {
 
 int main(int argc, char** argv) {
   Options options;
-  const char* const name = options.program.name;
-  try {
-    return parse(argc, argv, options) ? run(options) : common::exit_clean;
-  } catch (const common::StartError& error) {
-    std::fprintf(stderr, "%s: %s\n", name, error.what());
-    return error.exit_code();
-  } catch (const uring::SetupError& error) {
-    std::fprintf(stderr, "%s: %s\n", name, error.what());
-    return common::exit_no_io_uring;
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "%s: %s\n", name, error.what());
-    return common::exit_failed;
-  }
+  return common_ring::run_program(
+      options.program.name, [&] { return parse(argc, argv, options) ? run(options) : common::exit_clean; });
 }
