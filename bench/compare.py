@@ -1,8 +1,8 @@
 #!/usr/bin/env -S python3 -B
 """make compare, make compare-full: every measurement of this project, one after another, and one report.
 
-    make compare                        a fixed selection: eight minutes
-    make compare-full                   everything; hours, and can be interrupted: the next time it goes on
+    make compare                        a fixed selection: seven minutes
+    make compare-full                   everything; two hours, and can be interrupted: the next time it goes on
     make compare SECTION='echo mixed'   only these; what was measured before stays in the report
     bench/compare.py --report-only      the report of what was measured before, written again
 

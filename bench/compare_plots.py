@@ -15,6 +15,9 @@ import re
 import statistics
 import sys
 
+from compare_report import grids, is_headline
+from echo_servers import BRIEF
+
 try:
     import matplotlib
     matplotlib.use("svg")
@@ -27,7 +30,8 @@ STATE_COLOURS = {"better": URING, "worse": EPOLL}
 WHO_COLOURS = {"io_uring": URING, "io_uring fixed": URING, "epoll": EPOLL, "epoll inline": EPOLL}
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p99_9": 0.999}
 USUAL = ("io_uring", "io_uring fixed", "this ring layer")  # whose name need not be said in each row
-MOST_ROWS = 44  # of ratios: more are unreadable, and the table has them all
+MOST_ROWS = 100  # of ratios in one panel: the table has them all
+SIZE_COLOURS = ("#0b62a4", "#2a9d8f", "#d19a1b", "#c8501e", "#7b3294")
 
 matplotlib.rcParams.update({
     "svg.fonttype": "none", "font.family": ["DejaVu Sans", "Helvetica", "Arial", "sans-serif"], "font.size": 9,
@@ -81,7 +85,7 @@ def row_name(one):
 
 
 def rows_of_ratios(data):
-    judged = [one for one in data["findings"] if one["ratio"] and one["primary"] and one["state"] in
+    judged = [one for one in data["findings"] if one["ratio"] and is_headline(data, one) and one["state"] in
               ("better", "worse", "same")]
     return {"io_uring against …": [one for one in judged if one["group"] != "ways"][:MOST_ROWS],
             "one way of using io_uring against another": [one for one in judged if one["group"] == "ways"][:MOST_ROWS]}
@@ -115,6 +119,50 @@ def draw_ratios(data, folder):
     plain_numbers(last.xaxis)
     last.set_xlabel("ratio, logarithmic: ◂ the other is better   |   io_uring (or the first named) is better ▸")
     save(figure, folder, "ratios")
+
+
+# ---- Every cell --------------------------------------------------------------------------------------------------
+
+
+def draw_cells(data, folder):
+    panels = grids(data)
+    if not panels:
+        return
+    columns = min(3, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    figure, axes = pyplot.subplots(rows, columns, figsize=(max(6, 4.2 * columns), 3.2 * rows), squeeze=False)
+    for axis, grid in zip(axes.flat, panels):
+        for line, (load, row) in enumerate(grid["rows"]):
+            draw_cell_line(axis, SIZE_COLOURS[line % len(SIZE_COLOURS)], load, row, 0.09 * (line - 2))
+        axis.axhline(1, color=INK, linewidth=1)
+        axis.set_xticks(range(len(grid["connections"])), [f"{number:,}" for number in grid["connections"]])
+        axis.set_xlim(-0.5, len(grid["connections"]) - 0.5)
+        axis.grid(axis="x", visible=False)
+        axis.set_yscale("log")
+        axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 1.2, 1.5, 2, 3, 5, 7)))
+        axis.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.yaxis.set_minor_locator(ticker.NullLocator())
+        low, high = axis.get_ylim()
+        axis.set_ylim(min(low, 0.8), max(high, 1.25))
+        axis.set_title(grid["title"].replace(": ", ":\n"), fontsize=9)
+        axis.legend(fontsize=7, ncols=2)
+    for axis in axes[-1]:
+        axis.set_xlabel("connections")
+    for axis in list(axes.flat)[len(panels):]:
+        axis.set_visible(False)
+    save(figure, folder, "cells")
+
+
+def draw_cell_line(axis, colour, load, row, aside):
+    """Each size a little aside of the others; hollow: measured and not ranked."""
+    points = [(at + aside, one) for at, one in enumerate(row) if one]
+    axis.plot([x for x, _ in points], [one["ratio"]["median"] for _, one in points], color=colour, linewidth=0.9,
+              label=load)
+    for x, one in points:
+        ratio, ranked = one["ratio"], one["state"] in ("better", "worse", "same")
+        axis.plot([x, x], [ratio["low"], ratio["high"]], color=colour, linewidth=2, alpha=0.55)
+        axis.plot([x], [ratio["median"]], "o", color=colour, markersize=4,
+                  markerfacecolor=colour if ranked else "white")
 
 
 # ---- Cold reads --------------------------------------------------------------------------------------------------
@@ -199,7 +247,8 @@ def draw_latency(data, folder):
         panels.setdefault(line["cell"], []).append(line)
     if not panels:
         return
-    panels = dict(sorted(panels.items(), key=lambda item: not item[0].startswith("mixed"))[:9])
+    # Those first that the short report has.
+    panels = dict(sorted(panels.items(), key=lambda item: (not item[0].startswith("mixed"), item[0] not in BRIEF))[:9])
     columns = min(3, len(panels))
     rows = math.ceil(len(panels) / columns)
     figure, axes = pyplot.subplots(rows, columns, figsize=(max(6, 3.6 * columns), 3 * rows), squeeze=False)
@@ -295,7 +344,7 @@ def main(words):
         return 2
     data = json.loads(pathlib.Path(words[0]).read_text(encoding="utf-8"))
     folder = pathlib.Path(words[1])
-    for draw in (draw_ratios, draw_cold, draw_connections, draw_latency, draw_ladder, draw_zero_copy):
+    for draw in (draw_ratios, draw_cells, draw_cold, draw_connections, draw_latency, draw_ladder, draw_zero_copy):
         draw(data, folder)
     return 0
 

@@ -51,6 +51,21 @@ MECHANISMS = {
     "": ("Other", ""),
 }
 
+# The matrix of cells, one grid for each: what is compared, in the words with which its findings' measure begins.
+GRIDS = [
+    ("files", "cached", "io_uring fixed", "CPU time", "Files in the page cache: CPU time a request"),
+    ("files", "cold-direct", "io_uring fixed", "requests", "Cold files, past the page cache: requests a second"),
+    ("files", "cold-direct", "io_uring fixed", "CPU time", "Cold files, past the page cache: CPU time a request"),
+    ("files", "cold-evict", "io_uring fixed", "requests", "Cold files, through the page cache: requests a second"),
+    ("files", "cold-evict", "io_uring fixed", "CPU time", "Cold files, through the page cache: CPU time a request"),
+    ("echo", "ping-pong", "io_uring", "CPU time", "Echo over TCP, one message under way: CPU time a message"),
+    ("echo", "pipelined", "io_uring", "CPU time", "Echo over TCP, 16 messages under way: CPU time a message"),
+    ("echo", "unix", "io_uring", "CPU time", "Echo over Unix-domain sockets: CPU time a message"),
+    ("echo", "unix-pipelined", "io_uring", "CPU time", "The same, 16 messages under way: CPU time a message"),
+]
+LOADS = [*file_servers.WORKLOADS, *echo_servers.SIZES]  # in this order
+LEAST_CELLS = 6  # fewer are no grid
+
 READING = (
     "A ratio is the baseline's cost ÷ io_uring's (or io_uring's rate ÷ the baseline's): **above 1 io_uring is "
     "better**. It is the median over pairs of neighbouring runs (A B B A), in brackets the 95 % bootstrap interval. An "
@@ -66,6 +81,40 @@ def is_headline(data, one):
     if not one["primary"]:
         return False
     return not data["full"] or one["section"] not in HEADLINES or one["cell"] in HEADLINES[one["section"]]
+
+
+def primary_share(one):
+    """Echoes are also compared at 50 and 90 % of the lower peak, and at the peak; the grid has those at 70 %."""
+    return one["section"] != "echo" or one["primary"]
+
+
+def grids(data):
+    """What the whole matrix says, for a table and for a picture: [{title, connections, rows: [(load, [finding or
+    None])]}]. Of several baselines the best, that is, the one with the lowest ratio."""
+    found = []
+    for section, kind, ours, words, title in GRIDS:
+        cells = {}
+        for one in data["findings"]:
+            if (one["section"], one["ours"], one["group"]) != (section, ours, "baseline") or one["ratio"] is None or \
+                    not one["measure"].startswith(words) or not primary_share(one):
+                continue
+            table_name, load, connections = one["cell"].split("/")
+            key = load, int(connections)
+            if table_name == kind and better_known(one, cells.get(key)):
+                cells[key] = one
+        if len(cells) >= LEAST_CELLS:
+            loads = [load for load in LOADS if any(key[0] == load for key in cells)]
+            connections = sorted({number for _, number in cells})
+            found.append({"title": title, "connections": connections,
+                          "rows": [(load, [cells.get((load, number)) for number in connections]) for load in loads]})
+    return found
+
+
+def better_known(one, other):
+    """Whether `one` says more than `other`: what was compared at an equal rate first, then the better baseline."""
+    def rank(finding):
+        return "at the peak" in finding["measure"], finding["ratio"]["median"]
+    return other is None or rank(one) < rank(other)
 
 
 def against_others(found):
@@ -123,6 +172,7 @@ def blocks(data, pictures):
     return [
         *head_blocks(data),
         *verdict_blocks(data),
+        *grid_blocks(data),
         *failure_blocks(data),
         *grouped_blocks(data, "worse", "Where io_uring loses", "the other is better"),
         *grouped_blocks(data, "better", "Where io_uring wins", "io_uring is better"),
@@ -190,6 +240,31 @@ def verdict_tables(data, found):
                  interval_text(one["ratio"]), one["said"], share_of_ceiling(one), one["why"]] for one in rows],
                 [one["state"] for one in rows])]
     return tables or [("p", "Nothing was measured.")]
+
+
+def grid_blocks(data):
+    found = grids(data)
+    if not found:
+        return []
+    result = [("h2", "Every cell at a glance"),
+              ("p", "Rows are sizes, columns are connections; against the best baseline of the cell, which is named where "
+                    "there are several. At an equal rate where that was measured, else at the peak. A dash: the cell "
+                    "does not exist (more than 256 MiB under way at once). Not ranked stands in parentheses.")]
+    for grid in found:
+        several = len({one["theirs"] for _, row in grid["rows"] for one in row if one}) > 1
+        result += [("h3", grid["title"]),
+                   ("table", ["", *(table.number(number) for number in grid["connections"])],
+                    [[load, *(grid_cell(one, several) for one in row)] for load, row in grid["rows"]], None)]
+    return result
+
+
+def grid_cell(one, several):
+    if one is None:
+        return "–"
+    theirs = f" {one['theirs'].removeprefix('epoll ')}" if several else ""
+    if one["state"] in ("unranked", "unjudged"):
+        return f"({one['ratio']['median']:.2f}){theirs}"
+    return f"{MARKS[one['state']]} {interval_text(one['ratio'])}{theirs}"
 
 
 def failure_blocks(data):
@@ -264,6 +339,8 @@ def undecided_blocks(data):
 
 CAPTIONS = {
     "ratios": "Every verdict as a point with its interval. Right of the line at 1 io_uring is better.",
+    "cells": "Every cell: the ratio with its interval over the number of connections, a line for each size. Above the "
+             "line at 1 io_uring is better.",
     "cold": "Cold random reads a second, by server. The line is what fio reads from the same file in the same passes.",
     "connections": "Messages a second at the peak, over the number of connections; the bars are the lowest and the "
                    "highest run. Hollow: the generator was the limit, so this is a lower bound.",

@@ -17,7 +17,7 @@ import compare_servers
 import echo_servers
 import file_servers
 from compare_findings import sections_result
-from measure import machine
+from measure import load, machine
 
 BENCH = pathlib.Path(__file__).resolve().parent
 
@@ -100,8 +100,8 @@ def common(settings, folder, with_data=False):
     return ["--build", settings.build, "--results", folder, *(["--data", settings.data] if with_data else [])]
 
 
-def blocks_and_seconds(settings, seconds, full_seconds):
-    return ["--blocks", 4 if settings.full else 3, "--seconds", full_seconds if settings.full else seconds]
+def blocks_and_seconds(settings, seconds=load.RUN_SECONDS):
+    return ["--blocks", 4 if settings.full else 3, "--seconds", seconds]
 
 
 def brief_or_full(settings):
@@ -113,39 +113,39 @@ def run_ceilings(settings, folder):
 
 
 def run_files(settings, folder):
-    return [script("file_servers.py", *common(settings, folder, True), *blocks_and_seconds(settings, 0.5, 3),
+    return [script("file_servers.py", *common(settings, folder, True), *blocks_and_seconds(settings),
                    *brief_or_full(settings))]
 
 
 def run_echo(settings, folder):
-    return [script("echo_servers.py", *common(settings, folder), *blocks_and_seconds(settings, 0.5, 3),
+    return [script("echo_servers.py", *common(settings, folder), *blocks_and_seconds(settings),
                    *brief_or_full(settings))]
 
 
 def run_mixed(settings, folder):
-    return [script("mixed.py", *common(settings, folder, True), *blocks_and_seconds(settings, 0.5, 3),
-                   *(["--full", "--resume"] if settings.full else []))]
+    return [script("mixed.py", *common(settings, folder, True),
+                   *(["--full", "--resume"] if settings.full else ["--blocks", 3, "--seconds", 0.5]))]
 
 
 def run_ladder(settings, folder):
     few = [] if settings.full else ["--transport", "unix", "--no-equal-rate"]
-    return [script("ladder.py", *common(settings, folder), *blocks_and_seconds(settings, 0.4, 2), *few)]
+    return [script("ladder.py", *common(settings, folder), *blocks_and_seconds(settings), *few)]
 
 
 def run_linked(settings, folder):
-    return [script("linked.py", *common(settings, folder), *blocks_and_seconds(settings, 0.4, 2),
+    return [script("linked.py", *common(settings, folder), *blocks_and_seconds(settings),
                    *([] if settings.full else ["--transport", "tcp"]))]
 
 
 def run_ordering(settings, folder):
     settings.data.mkdir(parents=True, exist_ok=True)
     return [program(settings.build / "ordering", "--folder", settings.data, "--json", folder / "results.json",
-                    "--blocks", 6 if settings.full else 3, "--milliseconds", 1000 if settings.full else 200)]
+                    "--blocks", 6 if settings.full else 3, "--milliseconds", 400 if settings.full else 200)]
 
 
 def run_zero_copy(settings, folder):
     return [program(settings.build / "bench_zero_copy", "--json", folder / "results.json"),
-            script("zero_copy.py", *common(settings, folder), *blocks_and_seconds(settings, 0.3, 1))]
+            script("zero_copy.py", *common(settings, folder), *blocks_and_seconds(settings, 0.6 if settings.full else 0.3))]
 
 
 def run_ring(settings, folder):
@@ -217,19 +217,19 @@ SECTIONS = [
             FILE_PROGRAMS),
     Section("echo", "echo servers", run_echo, seconds_of(echo_servers, run_echo), one_file(compare_servers.echo),
             ECHO_PROGRAMS),
-    Section("mixed", "echoes while cold files are read", run_mixed, about(50, 600),
+    Section("mixed", "echoes while cold files are read", run_mixed, about(50, 210),
             one_file(compare_servers.mixed_loads), FILE_PROGRAMS),
-    Section("ladder", "one idea of io_uring more at each rung", run_ladder, about(42, 520),
+    Section("ladder", "one idea of io_uring more at each rung", run_ladder, about(42, 120),
             one_file(compare_servers.the_ladder), (*ECHO_PROGRAMS, "m3_echo_server_sqpoll")),
-    Section("linked", "linked chains against steps driven by completions", run_linked, about(20, 170),
+    Section("linked", "linked chains against steps driven by completions", run_linked, about(20, 40),
             one_file(compare_programs.linked_chains), ("load", "m4_linked")),
-    Section("ordering", "an fsync behind its writes, three ways", run_ordering, about(25, 230), read_ordering,
+    Section("ordering", "an fsync behind its writes, three ways", run_ordering, about(25, 100), read_ordering,
             ("ordering",)),
-    Section("zero-copy", "SEND_ZC against SEND", run_zero_copy, about(65, 140), read_zero_copy,
+    Section("zero-copy", "SEND_ZC against SEND", run_zero_copy, about(65, 100), read_zero_copy,
             ("bench_zero_copy", "load", "m4_zero_copy", "m2_file_server")),
     Section("ring", "the ring layer against liburing", run_ring, about(30, 30), read_ring,
             ("nop_round_trips", "bench_instructions")),
-    Section("copy", "a cold file copied", run_copy, about(40, 240), one_file(compare_programs.file_copies),
+    Section("copy", "a cold file copied", run_copy, about(40, 360), one_file(compare_programs.file_copies),
             ("m1_ring_basics",)),
 ]
 BY_NAME = {section.name: section for section in SECTIONS}
@@ -250,10 +250,9 @@ def signature(section, settings, folder):
     commands = section.commands(settings, folder)
     scripts = sorted(BENCH.glob("*.py")) + sorted(BENCH.glob("measure/*.py"))
     measuring = [path for path in scripts if not path.name.startswith("compare")]
-    facts = machine.facts()
     return {
         "commands": [command.text for command in commands],
         "programs": machine.digest([settings.build / name for name in section.programs]),
         "scripts": machine.digest(measuring),
-        "machine": {key: facts[key] for key in ("kernel", "cpu", "cpus", "mitigations")},
+        "machine": machine.identity(),
     }

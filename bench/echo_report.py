@@ -230,8 +230,8 @@ def head_text(data):
     lines = [
         *describe(data["machine"]),
         f"pinning      {data['pins']}",
-        f"procedure    {settings['blocks']} blocks A B B A, runs of {settings['seconds']:g} s after "
-        f"{settings['warmup']:g} s of warm-up, a fresh server for each, every byte verified",
+        f"procedure    {settings['blocks']} blocks A B B A, runs of {settings['seconds']:g} s after a fifth "
+        "of that as warm-up, a fresh server for each, every byte verified",
         f"             {data['planned']} cells, {data['runs']} runs: about {table.duration(data['estimate_seconds'])}",
         *(f"left out     {what}" for what in data["thinned"]),
         "ratios       epoll's cost ÷ io_uring's, or the rates the other way round: above 1 means io_uring is better.",

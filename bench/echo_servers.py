@@ -74,6 +74,7 @@ THOROUGH = {"ping-pong/64/128", "unix/64/128"}
 # so short a run, that would be a large part, so it is measured by itself and subtracted.
 MANY_CONNECTIONS = 1000
 OPENINGS = 3  # how many come in one turn of a loop is luck
+VERY_MANY_CONNECTIONS = 10_000  # runs are twice as long, so that more is left after the subtraction
 
 IDLE_PASSES = 2  # the same bytes each time, or something is wrong
 
@@ -205,6 +206,15 @@ def plan(settings):
 HELD_SECONDS, HELD_SECONDS_QUICK = 60, 15
 
 
+def seconds_of(settings, cell):
+    """Of one run: what counts, and before it what does not."""
+    if cell.table == "held":
+        seconds = settings.held_seconds
+    else:
+        seconds = settings.seconds * (2 if cell.connections >= VERY_MANY_CONNECTIONS else 1)
+    return seconds, round(min(1, seconds / 5), 3)
+
+
 @dataclass(frozen=True)
 class Traffic:
     """How the generator asks: as fast as it is answered, or `rate` a second; for `seconds`, or `messages` and no
@@ -285,8 +295,7 @@ def calls_each(counters, opening):
 def measure_run(settings, cell, participant, result, seed, rate):
     if cell.table == "idle":
         return measure_idle(settings, cell, participant)
-    seconds = settings.held_seconds if cell.table == "held" else settings.seconds
-    run = measure_server(settings, cell, participant, Traffic(seed, seconds, settings.warmup, rate))
+    run = measure_server(settings, cell, participant, Traffic(seed, *seconds_of(settings, cell), rate))
     nothing = {"requests": 0, "syscalls": 0}
     run["figures"]["syscalls"] = calls_each(run["counters"], result["opening"].get(participant.program, nothing))
     return run
@@ -372,9 +381,10 @@ def parse(words):
     parser.add_argument("--build", type=pathlib.Path, default="build", help="where the programs are (%(default)s)")
     parser.add_argument("--results", type=pathlib.Path, default="build/bench-echo",
                         help="where results.json goes (%(default)s)")
-    parser.add_argument("--blocks", type=int, help="of A B B A: 3, 4 with --full; fewer than 3 are not judged")
-    parser.add_argument("--seconds", type=float, help="of each run: 1, 3 with --full")
-    parser.add_argument("--full", action="store_true", help="all cells: hours")
+    parser.add_argument("--blocks", type=int, help="of A B B A: 3, 4 with --full or --cell; fewer than 3 are not judged")
+    parser.add_argument("--seconds", type=float, default=load.RUN_SECONDS,
+                        help=f"of each run (%(default)s), twice that from {VERY_MANY_CONNECTIONS:,} connections on")
+    parser.add_argument("--full", action="store_true", help="all cells: about an hour")
     parser.add_argument("--cell", action="append", metavar="GLOB",
                         help="only these cells, at all rates: ping-pong/64/128, 'unix/*/128'")
     parser.add_argument("--brief", action="store_true", help="the selection of make compare: minutes")
@@ -383,13 +393,11 @@ def parse(words):
                              "programs, on this machine")
     parser.add_argument("--list", action="store_true", help="name the cells and end")
     settings = parser.parse_args(words)
-    settings.blocks = settings.blocks or (4 if settings.full else 3)
-    settings.seconds = settings.seconds or (3 if settings.full else 1)
+    settings.thorough = bool(settings.full or settings.cell)
+    settings.blocks = settings.blocks or (4 if settings.thorough else 3)
     if settings.blocks < 1 or settings.seconds <= 0:
         parser.error("--blocks and --seconds are more than 0")
-    settings.thorough = bool(settings.full or settings.cell)
     settings.held_seconds = HELD_SECONDS if settings.thorough else HELD_SECONDS_QUICK
-    settings.warmup = round(min(1, settings.seconds / 5), 3)
     settings.server_cpu, settings.load_cpu = machine.measuring_cpus()
     return settings
 
@@ -406,8 +414,7 @@ def guess_seconds(settings, cell):
     """Of one run: with starting, connecting and stopping."""
     if cell.table == "idle":
         return 2.5 + cell.connections / 10_000
-    seconds = settings.held_seconds if cell.table == "held" else settings.seconds
-    return seconds + settings.warmup + 0.3 + cell.connections / 10_000
+    return sum(seconds_of(settings, cell)) + 0.1 + cell.connections / 20_000
 
 
 def programs(settings):
@@ -423,9 +430,8 @@ def describe_plan(settings, cells, thinned):
     estimate = estimate_seconds(settings, cells)
     return {
         "machine": machine.facts(), "pins": machine.pins(), "server_cpu": settings.server_cpu,
-        "settings": {"blocks": settings.blocks, "seconds": settings.seconds, "warmup": settings.warmup,
-                     "held_seconds": settings.held_seconds, "full": settings.full, "cell": settings.cell,
-                     "brief": settings.brief},
+        "settings": {name: getattr(settings, name)
+                     for name in ("blocks", "seconds", "held_seconds", "full", "cell", "brief")},
         "programs": programs(settings),
         "planned": len([cell for cell in cells if not cell.impossible]), "runs": runs,
         "estimate_seconds": estimate, "guess_seconds": estimate / runs if runs else 0, "thinned": thinned,

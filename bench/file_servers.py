@@ -183,12 +183,21 @@ ALL_CELLS = [Cell(kind, load, connections)
 ALL_CELLS.append(Cell("open-close", "whole-4K", 16))
 
 
-def participants_of(cell, full):
+def pools_of(connections):
+    """Up to the first one that has a thread for each connection. With still more threads the same number of reads is
+    under way: it is the same server once more, and the best of several equals is too good a baseline."""
+    return [pool for i, pool in enumerate(POOLS) if i == 0 or threads_of(POOLS[i - 1]) < connections]
+
+
+def threads_of(pool):
+    return int(pool.options[-1])
+
+
+def participants_of(cell):
     """Who is measured in a cell, in the order of the forward pass."""
     if cell.table == "open-close":
         return OPEN_CLOSE
-    pools = POOLS if full or cell.connections > 16 else POOLS[:1]
-    chosen = [SYNC, INLINE, *pools]
+    chosen = [SYNC, INLINE, *pools_of(cell.connections)]
     if cell.table != "cold-direct":
         chosen.append(SENDFILE)
     chosen += [READ, FIXED, ZERO_COPY]
@@ -200,8 +209,7 @@ def participants_of(cell, full):
 
 
 def chosen_participants(settings, cell):
-    everybody = participants_of(cell, settings.all_servers or settings.brief)
-    return [p for p in everybody if not settings.brief or p.key in BRIEF[cell.name][0]]
+    return [p for p in participants_of(cell) if not settings.brief or p.key in BRIEF[cell.name][0]]
 
 
 def has_equal_rate(cell, settings):
@@ -209,7 +217,7 @@ def has_equal_rate(cell, settings):
         return False
     if settings.brief:
         return BRIEF[cell.name][1]
-    return settings.all_servers or cell.name in EQUAL_RATE_CELLS
+    return settings.thorough or cell.name in EQUAL_RATE_CELLS
 
 
 def blocks_at_peak(cell, settings):
@@ -232,7 +240,6 @@ def plan(settings):
     return cells, [
         f"{len(left_out)} of {len(possible)} cells; make bench-file FULL=1 measures them all",
         "the comparison at an equal rate in most cells",
-        "pools of 64 and 256 threads in cells of 1 and 10 connections: 16 threads are more than these can occupy",
     ]
 
 
@@ -472,9 +479,9 @@ def parse(words):
                         help="where the files are, on the disk that is measured (%(default)s)")
     parser.add_argument("--results", type=pathlib.Path, default="build/bench-file",
                         help="where results.json goes (%(default)s)")
-    parser.add_argument("--blocks", type=int, help="of A B B A: 3, 4 with --full; fewer than 3 are not judged")
-    parser.add_argument("--seconds", type=float, help="of each run: 1, 3 with --full")
-    parser.add_argument("--full", action="store_true", help="all cells: hours")
+    parser.add_argument("--blocks", type=int, help="of A B B A: 3, 4 with --full or --cell; fewer than 3 are not judged")
+    parser.add_argument("--seconds", type=float, default=load.RUN_SECONDS, help="of each run (%(default)s)")
+    parser.add_argument("--full", action="store_true", help="all cells: about an hour")
     parser.add_argument("--cell", action="append", metavar="GLOB",
                         help="only these cells, with all their servers: cached/random-4K/100, 'cold-*/random-4K/*'")
     parser.add_argument("--brief", action="store_true", help="the selection of make compare: minutes")
@@ -483,23 +490,31 @@ def parse(words):
                              "programs, on this machine")
     parser.add_argument("--list", action="store_true", help="name the cells and end")
     settings = parser.parse_args(words)
-    settings.blocks = settings.blocks or (4 if settings.full else 3)
-    settings.seconds = settings.seconds or (3 if settings.full else 1)
+    settings.thorough = bool(settings.full or settings.cell)
+    settings.blocks = settings.blocks or (4 if settings.thorough else 3)
     if settings.blocks < 1 or settings.seconds <= 0:
         parser.error("--blocks and --seconds are more than 0")
-    settings.all_servers = bool(settings.full or settings.cell)
     settings.warmup = round(min(1, settings.seconds / 5), 3)
     settings.server_cpu, settings.load_cpu = machine.measuring_cpus()
     return settings
 
 
-def count_runs(settings, cells):
+def count_runs(settings, cell):
     """At most: a cell may have fewer contenders at an equal rate."""
-    def of(cell):
-        everybody = len(chosen_participants(settings, cell))
-        contenders = min(MOST_AT_EQUAL_RATE, everybody) if has_equal_rate(cell, settings) else 0
-        return 2 * blocks_at_peak(cell, settings) * everybody + 2 * settings.blocks * contenders
-    return sum(of(cell) for cell in cells if not cell.impossible)
+    if cell.impossible:
+        return 0
+    everybody = len(chosen_participants(settings, cell))
+    contenders = min(MOST_AT_EQUAL_RATE, everybody) if has_equal_rate(cell, settings) else 0
+    return 2 * blocks_at_peak(cell, settings) * everybody + 2 * settings.blocks * contenders
+
+
+def guess_seconds(settings, cell):
+    """Of one run: with starting and stopping, and with emptying the cache of many files."""
+    return settings.seconds + settings.warmup + 0.1 + (0 if cell.may_read_twice else cell.files / 40_000)
+
+
+def estimate_seconds(settings, cells):
+    return sum(count_runs(settings, cell) * guess_seconds(settings, cell) for cell in cells)
 
 
 def programs(settings):
@@ -508,8 +523,8 @@ def programs(settings):
 
 
 def describe_plan(settings, cells, thinned):
-    runs = count_runs(settings, cells)
-    guess = settings.seconds + settings.warmup + 0.35  # for starting, connecting, stopping, evicting
+    runs = sum(count_runs(settings, cell) for cell in cells)
+    estimate = estimate_seconds(settings, cells)
     facts = machine.facts(settings.data)
     return {
         "machine": facts, "pins": machine.pins(), "server_cpu": settings.server_cpu,
@@ -517,7 +532,7 @@ def describe_plan(settings, cells, thinned):
                      "full": settings.full, "cell": settings.cell, "brief": settings.brief},
         "programs": programs(settings),
         "planned": len([cell for cell in cells if not cell.impossible]), "runs": runs,
-        "estimate_seconds": runs * guess, "guess_seconds": guess, "thinned": thinned,
+        "estimate_seconds": estimate, "guess_seconds": estimate / runs if runs else 0, "thinned": thinned,
         "complete": False, "cells": [],
     }
 
@@ -529,8 +544,8 @@ def begin(settings, cells, thinned):
     data["cells"] = measured_whole(path, data) if settings.resume else []
     done = {result["cell"] for result in data["cells"]}
     left = [cell for cell in cells if cell.name not in done]
-    data["runs"] = count_runs(settings, left)
-    data["estimate_seconds"] = data["runs"] * data["guess_seconds"]
+    data["runs"] = sum(count_runs(settings, cell) for cell in left)
+    data["estimate_seconds"] = estimate_seconds(settings, left)
     return Record(path, data), left
 
 

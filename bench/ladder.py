@@ -384,7 +384,7 @@ def parse(words):
 def describe_plan(settings):
     rows = len(ROWS) + (0 if settings.no_equal_rate else sum(row.at_equal_rate for row in ROWS))
     runs = len(settings.transport) * 2 * settings.blocks * rows
-    guess = settings.seconds + settings.warmup + 0.25  # for starting, connecting, stopping
+    guess = settings.seconds + settings.warmup + 0.1  # for starting, connecting, stopping
     pins = (f"server on CPU {settings.server_cpu}, generator on CPU {settings.load_cpu}"
             if settings.server_cpu is not None else
             "NOT PINNED: there are fewer than 2 CPUs, and server and generator take them from each other")

@@ -192,7 +192,7 @@ def parse(words):
 
 def describe_plan(settings):
     runs = len(settings.transport) * (1 + 2 * settings.blocks * len(WAYS))
-    guess = settings.seconds + settings.warmup + 0.25  # for starting, connecting, stopping
+    guess = settings.seconds + settings.warmup + 0.1  # for starting, connecting, stopping
     pins = (f"server on CPU {settings.server_cpu}, generator on CPU {settings.load_cpu}"
             if settings.server_cpu is not None else
             "NOT PINNED: there are fewer than 2 CPUs, and server and generator take them from each other")

@@ -138,9 +138,9 @@ COMPARE_MUST := $(addprefix $(dir_release)/,ceilings bench_zero_copy ordering)
 COMPARE_MAY := $(addprefix $(dir_release)/,nop_round_trips bench_instructions)
 
 .PHONY: compare run-compare compare-full run-compare-full compare-programs keep-report
-compare: deps-bench  ## all comparisons in eight minutes, and build/report/index.html: make compare [SECTION='echo files']
+compare: deps-bench  ## all comparisons in seven minutes, and build/report/index.html: make compare [SECTION='echo files']
 	@$(MAKE) run-compare
-compare-full: deps-bench  ## all of everything, in hours; goes on where it was interrupted
+compare-full: deps-bench  ## all of everything, two hours; goes on where it was interrupted
 	@$(MAKE) run-compare-full
 run-compare: compare-programs
 	@python3 -B bench/compare.py $(COMPARE)

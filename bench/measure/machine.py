@@ -6,6 +6,7 @@ import pathlib
 import platform
 import resource
 import subprocess
+import time
 from datetime import datetime, timezone
 
 
@@ -23,19 +24,45 @@ def pins():
     return f"server on CPU {server}, generator on CPU {generator}"
 
 
-def facts(data=None):
-    """Of the machine, of the tree and of `data`, the folder that holds the files, where files are served."""
+def identity():
+    """On another one, another measurement is due."""
     return {
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "kernel": f"{platform.release()} {platform.machine()}",
         "cpu": cpu_model(),
         "cpus": len(os.sched_getaffinity(0)),
-        "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         "mitigations": mitigations(),
+    }
+
+
+def facts(data=None):
+    """Of the machine, of the tree and of `data`, the folder that holds the files, where files are served."""
+    return identity() | {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         "file_system": file_system(data) if data else None,
-        "load_average": os.getloadavg()[0],
+        "busy_cpus": busy_cpus(),
         "commit": commit(),
     }
+
+
+LOOK_SECONDS = 0.3
+QUIET_CPUS = 0.1
+
+
+def busy_cpus(stat="/proc/stat"):
+    """How many CPUs others keep busy while we only wait; None where nobody counts. Not the load average, which still
+    has in it what was measured just before."""
+    def busy_ticks():
+        user, nice, system, _, _, irq, softirq, steal = map(
+            int, pathlib.Path(stat).read_text(encoding="utf-8").split("\n", 1)[0].split()[1:9])
+        return user + nice + system + irq + softirq + steal
+    try:
+        before, began = busy_ticks(), time.monotonic()
+        time.sleep(LOOK_SECONDS)
+        ticks = busy_ticks() - before
+    except (OSError, ValueError):
+        return None
+    return ticks / os.sysconf("SC_CLK_TCK") / (time.monotonic() - began)
 
 
 def describe(facts):
@@ -53,9 +80,9 @@ def describe(facts):
         f"tree         commit {git['commit']}{', with changes that are not committed' if git['dirty'] else ''}; "
         f"{facts['date']}",
     ]
-    if facts["load_average"] > 0.5:
-        lines.append(f"NOT QUIET    the load average is {facts['load_average']:.2f}: something else is running here, or "
-                     "was a minute ago; the numbers may be partly its own")
+    if (busy := facts.get("busy_cpus") or 0) > QUIET_CPUS:
+        lines.append(f"NOT QUIET    something else kept {busy:.2f} CPUs busy before this began: the numbers may be partly "
+                     "its own")
     return lines
 
 

@@ -413,6 +413,26 @@ class Report(unittest.TestCase):
         other["cell"] = "ping-pong/512/16"
         self.assertFalse(compare_report.is_headline(data, other))
 
+    def test_the_grid_has_the_best_baseline_of_each_cell_at_equal_rates_where_there_are_such(self):
+        def one(cell, theirs, measure, low, high):
+            return finding("files", cell, "t", "io_uring fixed", theirs, measure, Interval(low, (low + high) / 2, high, 8))
+        found = [one(f"cached/whole-4K/{n}", "epoll inline", "CPU time a request, all at 9/s", 1.2, 1.4)
+                 for n in (1, 10, 100, 256)]
+        found += [one("cached/random-4K/1", "epoll inline", "CPU time a request, at the peak", 0.2, 0.4),
+                  one("cached/random-4K/1", "epoll sendfile", "CPU time a request, all at 9/s", 0.5, 0.7),
+                  one("cached/random-4K/1", "epoll inline", "CPU time a request, all at 9/s", 1.1, 1.3),
+                  one("cached/random-4K/1", "epoll inline", "requests a second, at the peak", 0.1, 0.2)]
+        data = everything()
+        self.assertEqual(compare_report.grids(data | {"findings": found}), [])  # five cells are no grid
+        found.append(one("cached/random-4K/256", "epoll sendfile", "CPU time a request, all at 9/s", 0.9, 1.1))
+        grid, = compare_report.grids(data | {"findings": found})
+        self.assertEqual(grid["connections"], [1, 10, 100, 256])
+        self.assertEqual([load for load, _ in grid["rows"]], ["random-4K", "whole-4K"])
+        self.assertEqual([one and one["theirs"] for one in grid["rows"][0][1]],
+                         ["epoll sendfile", None, None, "epoll sendfile"])
+        text = compare_report.markdown(data | {"findings": found}, NO_PICTURES)
+        self.assertIn("| random-4K | ▼ 0.60 [0.50, 0.70] sendfile | – | – | = 1.00 [0.90, 1.10] sendfile |", text)
+
     def test_what_stands_in_the_data_is_text_in_the_page_and_in_the_tables(self):
         data = everything()
         page = compare_report.html(data, NO_PICTURES)
@@ -443,11 +463,13 @@ class Pictures(unittest.TestCase):
 
     def test_they_are_valid_and_can_stand_in_one_page(self):
         data = everything()
+        echo = next(one for one in data["findings"] if one["section"] == "echo" and one["primary"])
+        data["findings"] += [echo | {"cell": f"unix/{size}/{n}"} for size in ("64", "4K") for n in (1, 16, 128)]
         compare.write_json(self.folder / "results.json", data)
         pictures = compare.draw(self.folder)
         if not pictures["svg"]:
             self.skipTest(pictures["why"])
-        self.assertEqual(set(pictures["svg"]), set(compare_report.CAPTIONS) - {"connections"} | {"connections"})
+        self.assertEqual(set(pictures["svg"]), set(compare_report.CAPTIONS))
         for name, svg in pictures["svg"].items():
             xml.etree.ElementTree.fromstring(svg)
             self.assertNotIn("matplotlib.org", svg)
@@ -475,6 +497,9 @@ class Sections(unittest.TestCase):
 
     def test_make_compare_takes_minutes(self):
         self.assertLess(sum(section.seconds(self.settings()) for section in compare_sections.SECTIONS), 600)
+
+    def test_everything_takes_an_afternoon(self):
+        self.assertLess(sum(section.seconds(self.settings(True)) for section in compare_sections.SECTIONS), 3 * 3600)
 
     def test_a_full_run_has_at_least_four_blocks_and_goes_on_where_it_was(self):
         words = " ".join(compare_sections.BY_NAME["files"].commands(self.settings(True), pathlib.Path("raw"))[0].words)

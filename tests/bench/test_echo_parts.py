@@ -195,6 +195,12 @@ class EchoMatrix(unittest.TestCase):
         self.assertEqual(echo_servers.shares_of(cell, full), [0.5, 0.7, 0.9])
         self.assertEqual(echo_servers.shares_of(echo_servers.Cell("held", "64", 2000), full), [])
 
+    def test_runs_are_longer_where_opening_the_connections_is_much_of_them_and_where_they_are_held(self):
+        settings = echo_servers.parse(["--full"])
+        self.assertEqual(echo_servers.seconds_of(settings, echo_servers.Cell("ping-pong", "64", 1000)), (0.4, 0.08))
+        self.assertEqual(echo_servers.seconds_of(settings, echo_servers.Cell("ping-pong", "64", 10000)), (0.8, 0.16))
+        self.assertEqual(echo_servers.seconds_of(settings, echo_servers.Cell("held", "64", 2000)), (60, 1))
+
     def test_a_cell_is_chosen_by_its_name(self):
         cells, _ = echo_servers.plan(echo_servers.parse(["--cell", "unix*/*/128"]))
         self.assertEqual({cell.connections for cell in cells}, {128})

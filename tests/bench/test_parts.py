@@ -257,6 +257,14 @@ class Report(unittest.TestCase):
             run["said"] = f"{number} sends were copied"
         self.assertEqual(file_report.remarks({"cells": [cell]}), ["fixed said: 0 sends were copied"])
 
+    def test_whether_something_else_runs_is_seen_by_looking_and_not_by_what_ran_before(self):
+        self.assertIsNotNone(machine.busy_cpus())
+        self.assertIsNone(machine.busy_cpus("/nowhere"))
+        facts = machine.facts()
+        self.assertIn("NOT QUIET", "\n".join(machine.describe(facts | {"busy_cpus": 0.5})))
+        self.assertNotIn("NOT QUIET", "\n".join(machine.describe(facts | {"busy_cpus": 0.02})))
+        self.assertNotIn("NOT QUIET", "\n".join(machine.describe(facts | {"busy_cpus": None})))
+
     def test_a_busy_machine_is_named(self):
         cell = a_cell("cached/random-4K/100", {"fixed": (50, 20)}, disturbed=True)
         self.assertRegex(file_report.disturbances({"cells": [cell]})[0], "^6 of 6 runs were disturbed")
@@ -277,9 +285,19 @@ class Matrix(unittest.TestCase):
 
     def test_sendfile_is_not_asked_to_read_past_the_cache(self):
         for cell in file_servers.ALL_CELLS:
-            keys = [p.key for p in file_servers.participants_of(cell, True)]
+            keys = [p.key for p in file_servers.participants_of(cell)]
             if cell.table != "open-close":
                 self.assertEqual("sendfile" in keys, cell.table != "cold-direct", cell.name)
+
+    def test_a_pool_with_more_threads_than_all_connections_can_use_is_not_measured_twice(self):
+        self.assertEqual([[p.key for p in file_servers.pools_of(n)] for n in (1, 16, 17, 100, 256)],
+                         [["pool-16"], ["pool-16"], ["pool-16", "pool-64"], ["pool-16", "pool-64", "pool-256"],
+                          ["pool-16", "pool-64", "pool-256"]])
+
+    def test_a_cell_by_its_name_is_measured_as_the_full_run_does_it(self):
+        cell, full = file_servers.parse(["--cell", "cached/whole-4K/1"]), file_servers.parse(["--full"])
+        self.assertEqual((cell.blocks, cell.seconds, cell.thorough), (full.blocks, full.seconds, full.thorough))
+        self.assertGreaterEqual(full.blocks, 4)
 
     def test_the_quick_run_has_only_cells_that_exist_and_says_what_it_left_out(self):
         self.assertLessEqual(file_servers.QUICK, {cell.name for cell in file_servers.ALL_CELLS})
