@@ -316,7 +316,7 @@ def measure_passes(settings, cell, participants, result, part, record, progress)
                 except (ServerFailed, load.LoadFailed, idle.IdleFailed) as error:
                     part["failures"][participant.key] = str(error)
             progress.step()
-        record.save()
+        record.save_if_due()
 
 
 def needs_opening(cell):
@@ -368,7 +368,7 @@ def measure_cell(settings, cell, record, progress):
     measure_passes(settings, cell, participants, result, result, record, progress)
     measure_at_equal_rates(settings, cell, participants, result, record, progress)
     result["whole"] = True
-    record.save()
+    record.save_if_due()
 
 
 # ---- The whole of it ---------------------------------------------------------------------------------------------

@@ -434,7 +434,7 @@ def measure_passes(settings, cell, participants, result, record, progress, block
                 except (ServerFailed, load.LoadFailed, fio.FioFailed, NotAsCold) as error:
                     result["failures"][participant.key] = str(error)
             progress.step()
-        record.save()
+        record.save_if_due()
 
 
 def measure_at_equal_rate(settings, cell, participants, result, record, progress):
@@ -464,7 +464,7 @@ def measure_cell(settings, cell, record, progress):
     if has_equal_rate(cell, settings):
         measure_at_equal_rate(settings, cell, participants, result, record, progress)
     result["whole"] = True
-    record.save()
+    record.save_if_due()
 
 
 # ---- The whole of it ---------------------------------------------------------------------------------------------

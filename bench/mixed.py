@@ -134,9 +134,9 @@ def measure_cell(settings, cell, record, progress):
                 except (ServerFailed, load.LoadFailed, file_servers.NotAsCold) as error:
                     result["failures"][participant.key] = str(error)
             progress.step()
-        record.save()
+        record.save_if_due()
     result["whole"] = True
-    record.save()
+    record.save_if_due()
 
 
 # ---- The report: a function of results.json ----------------------------------------------------------------------

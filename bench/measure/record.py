@@ -9,6 +9,9 @@ import time
 from measure import table
 
 
+SAVING_IS_RARE = 50  # times as long as writing took passes before it is due again
+
+
 class Record:
     """`data` becomes `path`: as a whole or not at all, by rename, so that an interrupted run leaves no half of it."""
 
@@ -16,13 +19,20 @@ class Record:
         self.path = pathlib.Path(path)
         self.data = data
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._next_save = 0.0
 
     def save(self):
+        began = time.monotonic()
         beside = self.path.with_suffix(".part")
-        with open(beside, "w", encoding="utf-8") as file:
-            json.dump(self.data, file, indent=1, ensure_ascii=False)
-            file.write("\n")
+        beside.write_text(json.dumps(self.data, ensure_ascii=False) + "\n", encoding="utf-8")
         os.replace(beside, self.path)
+        self._next_save = time.monotonic() + SAVING_IS_RARE * (time.monotonic() - began)
+
+    def save_if_due(self):
+        """After each pass and each cell: thousands of runs take a second to write, and that is not the time that
+        measuring is to take. Who ends the measuring saves what there is."""
+        if time.monotonic() >= self._next_save:
+            self.save()
 
 
 def measured_whole(path, plan):

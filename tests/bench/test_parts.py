@@ -134,6 +134,17 @@ class Text(unittest.TestCase):
                 record.save()
             self.assertEqual(json.loads(record.path.read_text()), {"cells": []})
 
+    def test_a_record_is_not_written_again_at_once_unless_it_must_be(self):
+        with tempfile.TemporaryDirectory() as folder:
+            record = Record(pathlib.Path(folder) / "results.json", {"cells": [1]})
+            record.save_if_due()
+            record._next_save += 1000  # as if writing had taken long
+            record.data["cells"].append(2)
+            record.save_if_due()
+            self.assertEqual(json.loads(record.path.read_text()), {"cells": [1]})
+            record.save()
+            self.assertEqual(json.loads(record.path.read_text()), {"cells": [1, 2]})
+
 
 def a_run(participant, turn, rate, cpu_us, **more):
     figures = {"rate": rate, "cpu_us": cpu_us, "mb_per_second": 1, "p50": 1, "p99": 2, "busy": 1.0, "syscalls": 2,
