@@ -55,8 +55,11 @@ void FileServer::dispatch_connection(Kind kind, Connection& connection, int resu
       break;
     case Kind::close:
       return on_closed(connection, result);
+    case Kind::cancel:
+      on_cancelled(connection, result);
+      break;
     default:
-      break;  // a cancellation: what it was for reports on its own
+      break;
   }
   close_when_quiet(connection);
 }
@@ -224,16 +227,32 @@ void FileServer::begin_close(Connection& connection, bool reset) {
   idle_.remove(connection);
   line_.remove(connection);
   lingering_.remove(connection);
-  if (connection.receiving) cancel(connection, *connection.receiving);
-  if (connection.sending && !connection.preempted) cancel(connection, *connection.sending);
-  if (connection.polling) cancel(connection, *connection.polling);
+  cancel_all(connection);
   abandon_after(connection, nullptr);
   close_when_quiet(connection);
+}
+
+void FileServer::cancel_all(Connection& connection) {
+  for (const std::optional<Token>& target : {connection.receiving, connection.sending, connection.polling}) {
+    if (target) cancel(connection, *target);
+  }
 }
 
 void FileServer::cancel(Connection& connection, Token target) {
   ++connection.pending;
   operations_.cancel(target, {.connection = &connection});
+}
+
+// What a cancellation was for reports on its own. But one that found nothing may have come at the one moment in
+// which its target cannot be found: between a wake-up, which has put it into task work, and the next wait. So what
+// is still in flight is tried again. (Its target's completion would stand in front of this one.)
+void FileServer::on_cancelled(Connection& connection, int result) {
+  if (result != -ENOENT) return;
+  if (connection.state == Connection::State::closing) return cancel_all(connection);
+  if (!connection.sending || !std::exchange(connection.preempted, false)) return;
+  connection.send_began = frame_.now();
+  sends_.remove(connection);
+  sends_.push_back(connection);
 }
 
 void FileServer::close_when_quiet(Connection& connection) {

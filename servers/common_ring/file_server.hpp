@@ -92,6 +92,8 @@ class FileServer {
     return operations_.start(kind, {.connection = &connection}, fill);
   }
   void cancel(Connection& connection, uring::Token target);
+  void cancel_all(Connection& connection);
+  void on_cancelled(Connection& connection, int result);
   void dispatch_connection(Kind kind, Connection& connection, int result, std::uint32_t flags);
   void on_received(Connection& connection, int result, std::uint32_t flags);
   void on_closed(Connection& connection, int result);

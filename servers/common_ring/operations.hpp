@@ -15,11 +15,6 @@
 // like any other failure, by way of a completion of our own making in a later turn: whoever started it need
 // not know the difference. Two kinds must not fail for such a reason. A cancellation is tried until it has
 // been heard; and who closes a descriptor looks for -ENOMEM.
-//
-// A cancellation that found nothing (-ENOENT) has not been heard either, if its target is in flight still. By the
-// kernel's source there is a moment for that: a wake-up has put the target into task work, and there nobody
-// looks for it until it waits again. (Not seen; a test makes it.) A zero-copy send of which only the
-// notification is due is past cancelling.
 #pragma once
 
 #include <cerrno>
@@ -75,23 +70,15 @@ class Operations {
   template <class Dispatch>
   void complete(const io_uring_cqe& cqe, Dispatch&& dispatch) {
     const uring::Token token{cqe.user_data};
-    Entry* const found = in_flight_.find(token);
+    const Entry* const found = in_flight_.find(token);
     if (found == nullptr) {
       // A zero-copy send that was cancelled by its link says that nothing more will come, and then notifies.
       if ((cqe.flags & IORING_CQE_F_NOTIF) == 0) ++stale_;
       return;
     }
-    const Kind kind{token.kind()};
-    const Entry entry = *found;
-    if ((cqe.flags & IORING_CQE_F_MORE) == 0) {
-      in_flight_.finish(token);
-    } else if (kind == Kind::lend) {
-      found->only_notifies = true;
-    }
-    if (kind == Kind::cancel && cqe.res == -ENOENT && can_be_cancelled(entry.target)) {
-      return cancel(entry.target, entry.subject);
-    }
-    dispatch(kind, entry.subject, cqe.res, cqe.flags);
+    const Subject subject = found->subject;
+    if ((cqe.flags & IORING_CQE_F_MORE) == 0) in_flight_.finish(token);
+    dispatch(static_cast<Kind>(token.kind()), subject, cqe.res, cqe.flags);
   }
 
   /// The operations that got no SQE, each as a failure with -ENOMEM. Once a turn; what they start may be
@@ -119,14 +106,8 @@ class Operations {
  private:
   struct Entry {
     Subject subject{};
-    uring::Token target{};       // of a cancellation
-    bool only_notifies = false;  // a zero-copy send that is done, but for its notification
+    uring::Token target{};  // of a cancellation
   };
-
-  bool can_be_cancelled(uring::Token target) noexcept {
-    const Entry* const found = in_flight_.find(target);
-    return found != nullptr && !found->only_notifies;
-  }
 
   template <class Fill>
   uring::Token start(const Entry& entry, Kind kind, Fill&& fill) {
