@@ -266,7 +266,7 @@ class BasicRing {
   /// Looks at the kernel's head again: the only shared load of the preparing side. How far it has come is how
   /// many SQEs the kernel took. A call of its own: once in `sq_entries` SQEs that costs nothing, and inlined it costs
   /// the other SQEs an instruction, because two paths then want the mask in the same register.
-  [[gnu::noinline]] bool refresh_sq_limit(unsigned need) noexcept {
+  [[gnu::cold]] bool refresh_sq_limit(unsigned need) noexcept {
     const std::uint32_t limit = load_sq_head(words_) + sq_entries();
     counters_.sqes += limit - sq_limit_;
     sq_limit_ = limit;

@@ -280,7 +280,7 @@ TEST_CASE(
   tests::shell("mkfifo " + folder.name() + "/fifo");
   fails("--file " + folder.name() + "/fifo", 2, "is not a regular file");
   fails("--file " + folder.name() + "/no/such/folder", 1, "No such file or directory");
-  fails("", 2, "--file LOG is required");
+  fails("", 2, "--file LOG is needed");
   fails("--file x --order sideways", 2, "--order");
 }
 
