@@ -9,8 +9,8 @@ Nothing is measured here and nothing is kept in mind: a report is a function of 
 import json
 import sys
 
-from file_report import (FULLY_BUSY, decide, disturbances, generator_was_the_limit, label_of, remarks, runs_of, typical,
-                         worker_cpus)
+from file_report import (AT_THE_PEAK, FULLY_BUSY, decide, disturbances, generator_was_the_limit, label_of, remarks,
+                         runs_of, typical, worker_cpus)
 from measure import stats, table
 from measure.machine import describe
 
@@ -86,6 +86,8 @@ def disturbance(part):
 def why_not_ranked(part, measure):
     """Why two figures say nothing about the two servers, or None."""
     keys = [key for key in (OURS, THEIRS) if runs_of(part, key)]
+    if measure == CPU and part.get("at_rates"):
+        return AT_THE_PEAK
     if measure == RATE:
         for key in keys:
             if generator_was_the_limit(part, key):
@@ -98,8 +100,8 @@ def why_not_ranked(part, measure):
     for key in keys:
         if not kept_up(part, key):
             return f"not ranked: {label_of(part, key)} did not keep up with that rate"
-        if measure in (P50, P99) and most(part, key, "late"):
-            return "not ranked: the generator was late, so a part of it is its own"
+        if measure in (P50, P99) and (most(part, key, "late") or generator_was_the_limit(part, key)):
+            return "not ranked: the generator was busy or late, so a part of it is its own"
     return None
 
 
@@ -230,7 +232,7 @@ def head_text(data):
     lines = [
         *describe(data["machine"]),
         f"pinning      {data['pins']}",
-        f"procedure    {settings['blocks']} blocks A B B A, runs of {settings['seconds']:g} s after a fifth "
+        f"procedure    {settings['blocks']} blocks A B B A, runs of {settings['seconds']:g} s after a quarter "
         "of that as warm-up, a fresh server for each, every byte verified",
         f"             {data['planned']} cells, {data['runs']} runs: about {table.duration(data['estimate_seconds'])}",
         *(f"left out     {what}" for what in data["thinned"]),

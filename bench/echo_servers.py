@@ -76,7 +76,7 @@ MANY_CONNECTIONS = 1000
 OPENINGS = 3  # how many come in one turn of a loop is luck
 VERY_MANY_CONNECTIONS = 10_000  # runs are twice as long, so that more is left after the subtraction
 
-IDLE_PASSES = 2  # the same bytes each time, or something is wrong
+IDLE_PASSES = 6  # an interval needs as many, though nearly the same bytes come out each time
 
 
 @dataclass(frozen=True)
@@ -212,7 +212,7 @@ def seconds_of(settings, cell):
         seconds = settings.held_seconds
     else:
         seconds = settings.seconds * (2 if cell.connections >= VERY_MANY_CONNECTIONS else 1)
-    return seconds, round(min(1, seconds / 5), 3)
+    return seconds, round(min(1, seconds / 4), 3)
 
 
 @dataclass(frozen=True)
@@ -414,7 +414,7 @@ def guess_seconds(settings, cell):
     """Of one run: with starting, connecting and stopping."""
     if cell.table == "idle":
         return 2.5 + cell.connections / 10_000
-    return sum(seconds_of(settings, cell)) + 0.1 + cell.connections / 20_000
+    return sum(seconds_of(settings, cell)) + 0.06 + cell.connections / 20_000
 
 
 def programs(settings):

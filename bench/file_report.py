@@ -16,7 +16,6 @@ from measure.machine import describe
 
 FULLY_BUSY = 0.95  # of its CPU; below that a rate says how long the server waited, not what it can do
 WARM_SHARE = 0.25  # of the pages that a cold run may leave in the cache before it is called warm
-RSS_FLAT = 1 << 20
 
 OURS = ("fixed", "read", "zero-copy")
 AGAIN = "fixed-again"  # the same server under another name: what differs is noise
@@ -65,24 +64,38 @@ def best_of(cell, keys, measure):
     return max((key for key in medians if medians[key]), key=medians.get, default=None)
 
 
-def best_pool(cell):
-    """THE pool of its cell, by rate, chosen from the same runs: the choice favours the baseline."""
-    return best_of(cell, POOL_KEYS, RATE)
+def best_pool(cell, measure=RATE):
+    """THE pool of its cell, chosen from the same runs: the choice favours the baseline."""
+    return best_of(cell, POOL_KEYS, measure)
+
+
+COPYING = ("sync", "inline", *POOL_KEYS)  # read into a buffer and send from it, as io_uring does
+BASELINES = (*COPYING, "sendfile")
 
 
 def best_baseline(cell, measure, copying=False):
-    """`copying`: of those that read into a buffer and send from it, as io_uring does; sendfile does not."""
-    keys = ("sync", "inline", best_pool(cell), None if copying else "sendfile")
-    return best_of(cell, [key for key in keys if key], measure)
+    return best_of(cell, COPYING if copying else BASELINES, measure)
+
+
+NEARLY_AS_FAST, NEARLY_AS_CHEAP, FAST_ENOUGH = 0.9, 0.8, 0.5
 
 
 def contenders(cell):
-    """Who is measured again at an equal rate: io_uring, the fastest baseline, the one with the least CPU time, and that
-    of those which do the same work. Not zero copy: on loopback its peak is half of the others', and 70 % of it would be
-    an idle machine's rate for them (bench/zero_copy.py compares it at an equal rate)."""
-    keys = ["fixed", "read", best_baseline(cell, RATE), best_baseline(cell, PER_CPU),
-            best_baseline(cell, PER_CPU, copying=True), AGAIN]
-    return list(dict.fromkeys(key for key in keys if key and runs_of(cell, key)))
+    """Who is measured again at an equal rate: io_uring, and every baseline that may turn out to be the best there. That is
+    one that was nearly as fast, at the peak, as the fastest, or nearly as cheap as the cheapest, or as the cheapest of
+    those that copy; for what is best at the peak need not be best below it. But none that is only half as fast as the
+    fastest: it would set the rate for all. Not zero copy, for the same reason: on loopback its peak is half of the
+    others' (bench/zero_copy.py compares it at an equal rate)."""
+    rate = {key: typical(cell, key, "rate") for key in BASELINES if typical(cell, key, "rate")}
+    fastest = max(rate.values(), default=0)
+    per_cpu = {key: stats.median(by_pass(cell, key, PER_CPU).values()) or 0 for key in rate}
+    cheapest = max(per_cpu.values(), default=0)
+    cheapest_copying = max((per_cpu[key] for key in rate if key in COPYING), default=0)
+    chosen = [key for key in rate if rate[key] >= FAST_ENOUGH * fastest and (
+        rate[key] >= NEARLY_AS_FAST * fastest or per_cpu[key] >= NEARLY_AS_CHEAP * cheapest
+        or key in COPYING and per_cpu[key] >= NEARLY_AS_CHEAP * cheapest_copying)]
+    return [*(key for key in ("fixed", "read") if runs_of(cell, key)), *chosen,
+            *([AGAIN] if runs_of(cell, AGAIN) else [])]
 
 
 def ratio(cell, ours, theirs, measure):
@@ -96,11 +109,29 @@ def generator_was_the_limit(cell, key):
     return limits["generator"] + limits["perhaps generator"] > sum(limits.values()) / 2
 
 
-def why_not_ranked(cell, ours, theirs):
-    """Why the two rates say nothing about the two servers, or None."""
+def most_disturbed(cell, key):
+    runs = runs_of(cell, key)
+    return 2 * sum(bool(run["figures"].get("disturbed")) for run in runs) > len(runs)
+
+
+AS_ASKED = 0.05  # how far from the rate that was asked for a run may be
+AT_THE_PEAK = "not ranked: at the peak each did another amount of work; all at one rate stands beside it"
+
+
+def why_not_ranked(cell, ours, theirs, measure=RATE):
+    """Why the two figures say nothing about the two servers, or None."""
     for key in (ours, theirs):
-        if generator_was_the_limit(cell, key):
+        if most_disturbed(cell, key):
+            return f"not ranked: most runs of {label_of(cell, key)} were disturbed by other programs"
+        if cell.get("rate"):
+            found = typical(cell, key, "rate") or 0
+            if abs(found / cell["rate"] - 1) > AS_ASKED:
+                return f"not ranked: {label_of(cell, key)} answered {table.number(found)}/s and not " \
+                       f"{table.number(cell['rate'])}"
+        elif generator_was_the_limit(cell, key):
             return f"not ranked: the generator was the limit of {label_of(cell, key)}"
+    if measure == PER_CPU:
+        return AT_THE_PEAK if cell.get("equal_rate") else None
     if cell["table"].startswith("cold"):
         return None
     busy = [typical(cell, key, "busy") or 0 for key in (ours, theirs)]
@@ -135,12 +166,12 @@ def compare(cell, ours, measure, theirs):
     said = stats.verdict(interval)
     if interval is not None and cell["table"] == "open-close":
         said = said.replace("io_uring", label_of(cell, ours)).replace("baseline", label_of(cell, theirs))
-    if interval is not None and measure == RATE:
-        reason = why_not_ranked(cell, ours, theirs)
-        if reason:
-            return interval, reason
-        if waits_for_the_device(cell, ours, theirs):
-            said += " (device-bound)"
+    if interval is None:
+        return None, said
+    if reason := why_not_ranked(cell, ours, theirs, measure):
+        return interval, reason
+    if measure == RATE and waits_for_the_device(cell, ours, theirs):
+        said += " (device-bound)"
     return interval, said
 
 
@@ -273,7 +304,8 @@ def head_text(data):
         *describe(data["machine"]),
         f"pinning      {data['pins']}",
         f"procedure    {settings['blocks']} blocks A B B A, runs of {settings['seconds']:g} s after "
-        f"{settings['warmup']:g} s of warm-up, a fresh server for each, every byte verified",
+        f"{settings['warmup']:g} s of warm-up (0.3 s with answers of 1 MiB and more), a fresh server for each, every byte "
+        "verified",
         f"             {data['planned']} cells, {data['runs']} runs: about {table.duration(data['estimate_seconds'])}",
         *(f"left out     {what}" for what in data["thinned"]),
         "ratios       ours ÷ the best baseline's: above 1 means io_uring is better. Median and 95 % interval; one that",
@@ -378,7 +410,7 @@ def device_goals(cell):
         return stats.paired(by_pass(cell, ours, RATE), by_pass(cell, theirs, RATE))
     limited = "the generator was the limit" if generator_was_the_limit(cell, "fixed") else None
     fio = limited or (cell["failures"].get("fio-128") if not runs_of(cell, "fio-128") else None)
-    pool = best_pool(cell)
+    pool, cheapest_pool = best_pool(cell), best_pool(cell, PER_CPU)
     depth_and_inline = stats.paired(faster("fixed", "inline"), faster("fio-128", "fio-1"))
     return [
         decide("cold 4 KiB: fixed ÷ fio at queue depth 128", stats.bootstrap(faster("fixed", "fio-128").values()), 0.85,
@@ -387,21 +419,9 @@ def device_goals(cell):
                stats.bootstrap(depth_and_inline.values()), 1, fio),
         decide(f"cold 4 KiB: fixed ÷ best pool ({label_of(cell, pool)}), rate", ratio(cell, "fixed", pool, RATE), 0.95,
                limited),
-        decide("cold 4 KiB: fixed ÷ best pool, per CPU-second", ratio(cell, "fixed", pool, PER_CPU), 1.5),
+        decide(f"cold 4 KiB: fixed ÷ best pool ({label_of(cell, cheapest_pool)}), per CPU-second",
+               ratio(cell, "fixed", cheapest_pool, PER_CPU), 1.5),
     ]
-
-
-def memory_goal(cell):
-    """Whether the server's memory grew while 100 requests were under way all the time."""
-    grown = []
-    for run in runs_of(cell, "fixed"):
-        seen = [sample["rss"] for sample in run["samples"][1:] if sample["rss"]]  # the first one has no connections yet
-        if len(seen) >= 2:
-            grown.append(seen[-1] - seen[0])
-    if not grown:
-        return ["RSS at 100 requests in flight", "flat", "–", "no decision: not measured"]
-    return ["RSS at 100 requests in flight, growth in a run", "< 1 MiB", f"{max(grown) / 2**20:.2f} MiB",
-            "met" if max(grown) < RSS_FLAT else "missed"]
 
 
 def cached_goal(cell):
@@ -410,8 +430,9 @@ def cached_goal(cell):
     for ours, _, other in equal_rate_pairs(cell["equal_rate"]) if cell["equal_rate"] else []:
         if ours == "fixed" and other:
             part, theirs, where = cell["equal_rate"], other, " at an equal rate"
+    reason = (why_not_ranked(part, "fixed", theirs, PER_CPU) or "") if theirs and runs_of(part, "fixed") else ""
     return decide(f"{cell['cell']}: fixed ÷ {label_of(part, theirs)}, per CPU-second{where}",
-                  ratio(part, "fixed", theirs, PER_CPU), 0.95)
+                  ratio(part, "fixed", theirs, PER_CPU), 0.95, reason.removeprefix("not ranked: "))
 
 
 def goals(data):
@@ -421,9 +442,6 @@ def goals(data):
     if "cold-direct/random-4K/256" in cells:
         lines += device_goals(cells["cold-direct/random-4K/256"])
     lines += [cached_goal(cell) for cell in cells.values() if cell["table"] == "cached"]
-    for name, cell in cells.items():
-        if name == "cached/random-4K/100":
-            lines.append(memory_goal(cell))
     return lines
 
 

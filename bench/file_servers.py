@@ -86,8 +86,7 @@ CEILING_CELL = "cold-direct/random-4K/256"
 
 # The cells in which the quick run also compares the best at a rate that all of them can hold.
 EQUAL_RATE_CELLS = {"cached/random-4K/100", "cold-direct/random-4K/256"}
-# Two io_uring servers, and one of them again; the fastest baseline, the cheapest, and the cheapest that copies.
-MOST_AT_EQUAL_RATE = 6
+LIKELY_AT_EQUAL_RATE = 6  # two io_uring servers, perhaps one of them again, and the baselines that may be the best
 EQUAL_SHARE = 0.7  # of the lowest peak
 
 # What `make compare` has time for: who is asked, and whether at an equal rate. There the peak is only looked for (one
@@ -348,6 +347,15 @@ class Traffic:
     once: bool = False
 
 
+LARGE, LARGE_WARMUP = MIB, 0.3  # until each buffer has been written once, and the sockets' windows are open
+
+
+def warmup_of(settings, cell):
+    """What of a run does not count. With large answers a quarter of it is too little: at 0.08 s a request of 1 MiB cost
+    15 % more than after 0.3 s, by sendfile 40 %; after 1 s it is the same as after 0.3 s."""
+    return max(settings.warmup, LARGE_WARMUP if cell.workload.size >= LARGE else 0)
+
+
 def load_options(settings, cell, pid, traffic):
     if cell.workload.random:
         what = ["--path", BIG_FILE, "--random-ranges", "4K", "--seed", traffic.seed]
@@ -355,7 +363,7 @@ def load_options(settings, cell, pid, traffic):
         what = ["--paths", list_of_files(settings, cell)]
     # Before the clock starts each connection has asked for a file already.
     span = (["--messages", cell.files - cell.connections] if traffic.once
-            else ["--seconds", settings.seconds, "--warmup", settings.warmup])
+            else ["--seconds", settings.seconds, "--warmup", warmup_of(settings, cell)])
     pace = ["--rate", traffic.rate] if traffic.rate else []
     return ["file", "--connections", cell.connections, *what, *span, *pace, "--server-pid", pid]
 
@@ -370,7 +378,7 @@ def measure_server(settings, cell, participant, traffic):
                              load_options(settings, cell, server.pid, traffic), settings.load_cpu)
         samples.append(glance(server.pid))
         try:
-            raw = load.run(words, settings.seconds + settings.warmup,
+            raw = load.run(words, settings.seconds + warmup_of(settings, cell),
                            on_tick=lambda: samples.append(glance(server.pid)))
         except load.LoadFailed:
             if not server.is_alive():
@@ -441,7 +449,7 @@ def measure_at_equal_rate(settings, cell, participants, result, record, progress
     """CPU time of servers that do the same work in the same time. At their peaks they do not: the faster one has more
     requests in each turn of its loop, and they cost less each."""
     keys = file_report.contenders(result)
-    progress.step((min(MOST_AT_EQUAL_RATE, len(participants)) - len(keys)) * 2 * settings.blocks)
+    progress.step((min(LIKELY_AT_EQUAL_RATE, len(participants)) - len(keys)) * 2 * settings.blocks)
     if len(keys) < 2:
         return
     rate = round(EQUAL_SHARE * min(file_report.typical(result, key, "rate") for key in keys))
@@ -494,23 +502,23 @@ def parse(words):
     settings.blocks = settings.blocks or (4 if settings.thorough else 3)
     if settings.blocks < 1 or settings.seconds <= 0:
         parser.error("--blocks and --seconds are more than 0")
-    settings.warmup = round(min(1, settings.seconds / 5), 3)
+    settings.warmup = round(min(1, settings.seconds / 4), 3)
     settings.server_cpu, settings.load_cpu = machine.measuring_cpus()
     return settings
 
 
 def count_runs(settings, cell):
-    """At most: a cell may have fewer contenders at an equal rate."""
+    """About: who is measured at an equal rate is known when the peak is."""
     if cell.impossible:
         return 0
     everybody = len(chosen_participants(settings, cell))
-    contenders = min(MOST_AT_EQUAL_RATE, everybody) if has_equal_rate(cell, settings) else 0
+    contenders = min(LIKELY_AT_EQUAL_RATE, everybody) if has_equal_rate(cell, settings) else 0
     return 2 * blocks_at_peak(cell, settings) * everybody + 2 * settings.blocks * contenders
 
 
 def guess_seconds(settings, cell):
     """Of one run: with starting and stopping, and with emptying the cache of many files."""
-    return settings.seconds + settings.warmup + 0.1 + (0 if cell.may_read_twice else cell.files / 40_000)
+    return settings.seconds + warmup_of(settings, cell) + 0.06 + (0 if cell.may_read_twice else cell.files / 40_000)
 
 
 def estimate_seconds(settings, cells):
@@ -598,7 +606,8 @@ def main(words):
         return 130
     if not complete:
         return 130
-    return 1 if any(cell["failures"] for cell in record.data["cells"]) else 0
+    parts = [part for cell in record.data["cells"] for part in (cell, cell["equal_rate"]) if part]
+    return 1 if any(part["failures"] for part in parts) else 0
 
 
 if __name__ == "__main__":

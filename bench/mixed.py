@@ -50,7 +50,7 @@ INLINE, POOLS, OURS = file_servers.INLINE, file_servers.POOLS, file_servers.FIXE
 AGAIN = file_servers.FIXED_AGAIN
 GOAL_INLINE, GOAL_POOL = 10, 1
 P50, P99, GET_RATE = "echo p50", "echo p99", "reads a second"
-FIGURES = {P50: "echo_p50", P99: "echo_p99", GET_RATE: "get_rate"}
+FIGURES = {P99: "echo_p99", P50: "echo_p50", GET_RATE: "get_rate"}
 
 
 @dataclass(frozen=True)
@@ -142,10 +142,10 @@ def measure_cell(settings, cell, record, progress):
 # ---- The report: a function of results.json ----------------------------------------------------------------------
 
 
-def best_pool(cell):
-    """By the median of its p99, from the very runs that it is compared with."""
-    medians = {pool.key: typical(cell, pool.key, "echo_p99") for pool in POOLS}
-    return min((key for key in medians if medians[key]), key=medians.get, default=None)
+def best_pool(cell, measure=P99):
+    """By its median, from the very runs that it is compared with."""
+    medians = {pool.key: stats.median(by_pass(cell, pool.key, measure).values()) for pool in POOLS}
+    return max((key for key in medians if medians[key]), key=medians.get, default=None)
 
 
 def by_pass(cell, key, measure):
@@ -192,8 +192,8 @@ def compare(cell, theirs, measure):
 
 def pairs(cell):
     """(measure, theirs)"""
-    return [(measure, theirs) for theirs in (INLINE.key, best_pool(cell)) if theirs and runs_of(cell, theirs)
-            for measure in (P99, P50, GET_RATE)]
+    found = [(measure, theirs) for measure in FIGURES for theirs in (INLINE.key, best_pool(cell, measure))]
+    return [(measure, theirs) for measure, theirs in found if theirs and runs_of(cell, theirs)]
 
 
 COLUMNS = ["", "echoes/s", "p50 us", "p99 us", "p99.9 us", "reads/s", "p50 us", "p99 us", "calls/req", "switches/req",
@@ -289,7 +289,7 @@ def parse(words):
                         help="where the file is, on the disk that is measured (%(default)s)")
     parser.add_argument("--results", type=pathlib.Path, default="build/bench-mixed",
                         help="where results.json goes (%(default)s)")
-    parser.add_argument("--blocks", type=int, help="of A B B A: 3, 6 with --full; fewer than 3 are not judged")
+    parser.add_argument("--blocks", type=int, help="of A B B A: 3, 6 with --full or --cell; fewer than 3 are not judged")
     parser.add_argument("--seconds", type=float, default=1,
                         help="of each run (%(default)s): a thousand echoes, of which the p99 is the tenth worst")
     parser.add_argument("--full", action="store_true", help="all cells, all pools")
@@ -297,6 +297,7 @@ def parse(words):
     parser.add_argument("--resume", action="store_true", help="keep the cells that were measured whole before")
     parser.add_argument("--report", type=pathlib.Path, metavar="FILE", help="print the tables of this results.json")
     settings = parser.parse_args(words)
+    settings.full = settings.full or bool(settings.cell)  # a cell by its name is measured as the full run does it
     settings.blocks = settings.blocks or (6 if settings.full else 3)
     if settings.blocks < 1 or settings.seconds <= 0:
         parser.error("--blocks and --seconds are more than 0")

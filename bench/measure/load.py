@@ -10,8 +10,8 @@ import time
 from measure.servers import how_it_ended, last_words, pinned
 
 # Of one run. Runs of one server differ by the process and the moment, not by their length: the CPU time of a message
-# scatters by about 1 % at 0.4 s, at 1 s and at 3 s alike (bench/README.md). So the time goes into more of them.
-RUN_SECONDS = 0.4
+# scatters by 1 to 3 % at 0.3 s, at 1 s and at 3 s alike (bench/README.md). So the time goes into more of them.
+RUN_SECONDS = 0.3
 
 TICK_SECONDS = 0.25
 SPARE_SECONDS = 60  # beyond what was asked for: filling connections, finishing what is under way

@@ -45,7 +45,8 @@ def measured_whole(path, plan):
         with open(path, encoding="utf-8") as file:
             earlier = json.load(file)
         same = how(earlier) == json.loads(json.dumps(how(plan)))
-        return [cell for cell in earlier["cells"] if same and cell.get("whole") and not cell["failures"]]
+        return [cell for cell in earlier["cells"] if same and cell.get("whole") and not any(
+            part["failures"] for part in (cell, cell.get("equal_rate"), *cell.get("at_rates", ())) if part)]
     except (OSError, ValueError, KeyError, TypeError):
         return []
 
