@@ -29,6 +29,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from datetime import datetime, timezone
 
@@ -150,7 +151,8 @@ def listen(process, deadline, line, said):
 
 
 def end(process):
-    """SIGTERM to all of its group, which measuring programs take as a wish to hear what there is so far."""
+    """SIGTERM to all of its group, which measuring programs take as a wish to hear what there is so far. Whoever cannot
+    wait for that, and interrupts once more, does not leave it running."""
     for number, patience in ((signal.SIGTERM, STOP_SECONDS), (signal.SIGKILL, STOP_SECONDS)):
         try:
             os.killpg(process.pid, number)
@@ -159,7 +161,7 @@ def end(process):
         except ProcessLookupError:
             process.wait()
             return
-        except subprocess.TimeoutExpired:
+        except (subprocess.TimeoutExpired, KeyboardInterrupt):
             pass
 
 
@@ -175,7 +177,7 @@ def run_section(section, settings, folder, line):
             words.append((MISSING, f"{command.program.name}: no io_uring here: {said}"))
         elif status is None:
             words.append((MISSING, said))
-        elif status != 0:
+        elif status not in (0, command.judged_worse):
             why = f"{command.program.name} ended with {how_it_ended(status)}"
             words.append((FAILED, f"{why}: {said}" if said else why))
     worst = next((kind for kind in (FAILED, MISSING) if any(found == kind for found, _ in words)), MEASURED)
@@ -279,7 +281,8 @@ class Comparison:
     def read_all(self):
         """Everything that lies below raw/, measured now or before."""
         ceilings = Ceilings(self.raw_ceilings())
-        data = {"findings": [], "failures": [], "goals": [], "noise": [], "notes": [], "texts": [], "plots": {}}
+        data = {"findings": [], "failures": [], "absent": [], "goals": [], "noise": [], "notes": [], "texts": [],
+                "plots": {}}
         sections = []
         for section in compare_sections.SECTIONS:
             folder, state = self.folder(section), state_of(self.folder(section))
@@ -308,10 +311,10 @@ class Comparison:
     def write(self, with_plots=False):
         """results.json, the pictures, the two reports; each file is whole at every moment."""
         self.report.mkdir(parents=True, exist_ok=True)
-        data = {
-            "date": now(), "started": self.started, "full": self.settings.full,
-        } | self.read_all()
+        data = {"date": now(), "started": self.started} | self.read_all()
+        # What it is a report of, whatever it is asked for now.
         measured = [one for one in data["sections"] if "machine" in one]
+        data["full"] = all(one["full"] for one in measured) if measured else self.settings.full
         # Of the one that was measured last; a kept one may be older, and says so in its row.
         data["machine"] = max(measured, key=lambda one: one["started"])["machine"] if measured else self.machine()
         data["complete"] = all(one["status"] == MEASURED for one in data["sections"])
@@ -324,7 +327,7 @@ class Comparison:
 
 
 def add(data, section, found):
-    for key in ("findings", "failures", "goals", "noise"):
+    for key in ("findings", "failures", "absent", "goals", "noise"):
         data[key] += found[key]
     data["notes"] += [f"{section.title}: {note}" for note in found["notes"]]
     data["texts"] += [[section.name, title, text] for title, text in found["texts"]]
@@ -342,18 +345,22 @@ def now():
 def draw(report):
     """The pictures, by the first Python here that has matplotlib, in a process of its own: {svg: {…}, why: None or why
     there are none}."""
-    for path in report.glob("*.svg"):
-        path.unlink()
-    for python in dict.fromkeys(PYTHONS):
-        if not pathlib.Path(python).exists():
-            continue
-        done = subprocess.run([python, "-B", HERE / "compare_plots.py", report / "results.json", report],
-                              capture_output=True, text=True, stdin=subprocess.DEVNULL)
-        if done.returncode == 0:
-            return pictures_so_far(report)
-        if done.returncode != compare_report.NO_MATPLOTLIB:
-            return {"svg": {}, "why": f"drawing failed: {last_words(done.stderr)}"}
-    return {"svg": {}, "why": "matplotlib is not installed (Debian: python3-matplotlib)"}
+    why = "matplotlib is not installed (Debian: python3-matplotlib)"
+    with tempfile.TemporaryDirectory(prefix="pictures-", dir=report) as folder:
+        for python in dict.fromkeys(PYTHONS):
+            if not pathlib.Path(python).exists():
+                continue
+            done = subprocess.run([python, "-B", HERE / "compare_plots.py", report / "results.json", folder],
+                                  capture_output=True, text=True, stdin=subprocess.DEVNULL)
+            if done.returncode != compare_report.NO_MATPLOTLIB:
+                why = f"drawing failed: {last_words(done.stderr)}" if done.returncode else None
+                break
+        for path in report.glob("*.svg"):
+            path.unlink()
+        if why is None:
+            for path in pathlib.Path(folder).glob("*.svg"):
+                path.rename(report / path.name)
+    return pictures_so_far(report) if why is None else {"svg": {}, "why": why}
 
 
 def pictures_so_far(report):

@@ -27,7 +27,8 @@ except ImportError:
 
 URING, EPOLL, OTHER, GREY, INK = "#0b62a4", "#c8501e", "#6b8e23", "#888888", "#1a1a1a"
 STATE_COLOURS = {"better": URING, "worse": EPOLL}
-WHO_COLOURS = {"io_uring": URING, "io_uring fixed": URING, "epoll": EPOLL, "epoll inline": EPOLL}
+WHO_COLOURS = {"io_uring": URING, "io_uring fixed": URING, "epoll": EPOLL, "epoll inline": EPOLL,
+               "epoll sendfile": "#d19a1b"}
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p99_9": 0.999}
 USUAL = ("io_uring", "io_uring fixed", "this ring layer")  # whose name need not be said in each row
 MOST_ROWS = 100  # of ratios in one panel: the table has them all
@@ -201,31 +202,37 @@ def draw_cold(data, folder):
 
 
 def draw_connections(data, folder):
+    draw_rates_over_connections(data["plots"].get("file_connections", []), folder, "file-connections", "requests")
+    draw_rates_over_connections(data["plots"].get("connections", []), folder, "connections", "messages")
+
+
+def draw_rates_over_connections(every, folder, picture, what):
     panels = {}
-    for point in data["plots"].get("connections", []):
-        panels.setdefault((point["table"], point["size"]), {}).setdefault(point["who"], []).append(point)
+    for point in every:
+        panels.setdefault(point["panel"], {}).setdefault(point["who"], []).append(point)
     panels = {key: who for key, who in panels.items() if max(map(len, who.values())) >= 2}
     if not panels:
         return
     columns = min(3, len(panels))
     rows = math.ceil(len(panels) / columns)
     figure, axes = pyplot.subplots(rows, columns, figsize=(max(6, 3.6 * columns), 3 * rows), squeeze=False)
-    for axis, ((kind, size), who) in zip(axes.flat, panels.items()):
+    for axis, (title, who) in zip(axes.flat, panels.items()):
         for name, points in who.items():
             draw_rates(axis, name, sorted(points, key=lambda point: point["connections"]))
         axis.set_xscale("log")
         axis.set_xticks(sorted({point["connections"] for points in who.values() for point in points}))
         axis.xaxis.set_minor_locator(ticker.NullLocator())
         axis.set_ylim(bottom=0)
-        axis.set_title(f"{kind}, {size if size < 1024 else f'{size // 1024} KiB'}{' bytes' if size < 1024 else ''}")
+        axis.set_title(title)
         plain_numbers(axis.xaxis)
-        axis.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value / 1000:,.0f} k"))
+        axis.yaxis.set_major_formatter(ticker.FuncFormatter(
+            lambda value, _: f"{value / 1000:,.0f} k" if value % 1000 == 0 else f"{value / 1000:,.1f} k"))
         axis.set_xlabel("connections")
-    axes[0, 0].set_ylabel("messages a second")
-    axes[0, 0].legend(loc="lower right")
+    axes[0, 0].set_ylabel(f"{what} a second")
+    axes[0, 0].legend(loc="lower right", fontsize=7)
     for axis in list(axes.flat)[len(panels):]:
         axis.set_visible(False)
-    save(figure, folder, "connections")
+    save(figure, folder, picture)
 
 
 def draw_rates(axis, name, points):

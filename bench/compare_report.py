@@ -8,12 +8,12 @@ import html as escaping
 
 import echo_servers
 import file_servers
-from compare_findings import counter_text, interval_text, short
+from compare_findings import interval_text, short
 from measure import machine, table
 
 NO_MATPLOTLIB = 4  # exit code of compare_plots.py
 # Of a full run; the others are in its tables.
-HEADLINES = {"files": set(file_servers.BRIEF), "echo": echo_servers.QUICK}
+HEADLINES = {"files": file_servers.QUICK, "echo": echo_servers.QUICK}
 MARKS = {"better": "▲", "worse": "▼", "same": "=", "unjudged": "?", "unranked": "–", "missing": "–"}
 
 # In the order of the page; each with the sentence that is true of all of its rows.
@@ -30,9 +30,10 @@ MECHANISMS = {
     "memory": ("Memory of an idle connection", "Bytes of the server's own, from /proc/PID/smaps_rollup."),
     "queue-depth": ("How many reads are under way at once",
                     "A device answers many reads in the time of one; a loop that waits for each asks for one."),
-    "threads": ("A thread for each read",
-                "A pool keeps as many reads under way, and pays for it in switches and calls."),
+    "threads": ("A thread for each read", "A pool keeps as many reads under way, and pays for it in switches."),
     "calls": ("System calls", "One enter carries what would be many calls. What the calls ask for remains."),
+    "arming": ("What an operation costs besides its call",
+               "With fewer calls than epoll makes, and still dearer."),
     "threshold": ("Zero copy below its threshold", "Nothing was to be sent without a copy here."),
     "zero-copy": ("Zero copy where the device allows it", "The kernel's notifications say that nothing was copied."),
     "zero-copy-small": ("Zero copy of little",
@@ -68,10 +69,13 @@ LEAST_CELLS = 6  # fewer are no grid
 
 READING = (
     "A ratio is the baseline's cost ÷ io_uring's (or io_uring's rate ÷ the baseline's): **above 1 io_uring is "
-    "better**. It is the median over pairs of neighbouring runs (A B B A), in brackets the 95 % bootstrap interval. An "
-    "interval that contains 1 is `no difference`. Fewer than six ratios are not judged; a rate is not ranked where the "
-    "load generator was the limit, or a server had CPU time to spare. CPU time a request is compared at the same "
-    "offered rate where that was measured. Every byte was verified, or there is no figure.")
+    "better**. It is the median over pairs of runs, each pair from one pass through the servers (A B, then B A), in "
+    "brackets the 95 % bootstrap interval. An interval that contains 1 is `no difference`. Fewer than six ratios are not "
+    "judged. CPU time a request is compared at the same offered rate where that was measured, and not ranked where one "
+    "of the two answered at another rate; the generator may be busy then. A rate is not ranked where the load generator "
+    "was the limit, or a server had CPU time to spare; with cold files, where servers wait for a device, it is "
+    "(`device-bound`). A latency is not ranked where the generator was busy or late. What servers sent was verified to "
+    "the last byte, or there is no figure.")
 
 
 # ---- What is in it -----------------------------------------------------------------------------------------------
@@ -143,7 +147,9 @@ def summary_rows(data):
 
 def share_of_ceiling(one):
     found = one["ceiling"]
-    return "" if not found or found["ours"] is None else table.share(found["ours"])
+    if not found or found["ours"] is None:
+        return ""
+    return " / ".join(table.share(found[who]) for who in ("ours", "theirs") if found[who] is not None)
 
 
 def value_text(one):
@@ -154,12 +160,12 @@ def value_text(one):
 
 
 def measured_rows(found):
-    """The figures themselves: what the counters say stands beside the ratio."""
+    """The figures themselves, and each row's own reason, with the counters that show it."""
     return [[one["cell"], f"{one['ours']} against {one['theirs']}", one["measure"], interval_text(one["ratio"]),
-             value_text(one), "; ".join(map(counter_text, one["counters"])) or "–"] for one in found]
+             value_text(one), one["why"] or "–"] for one in found]
 
 
-MEASURED_HEAD = ["cell", "who", "measure", "ratio", "values", "counters, ours (theirs)"]
+MEASURED_HEAD = ["cell", "who", "measure", "ratio", "values", "why"]
 
 
 # ---- Blocks ------------------------------------------------------------------------------------------------------
@@ -203,10 +209,16 @@ def head_blocks(data):
         parts = [f"{one['title']} ({one['status']}{': ' + one['why'] if one['why'] else ''})"
                  for one in data["sections"] if one["status"] != "measured"]
         found.append(("p", f"**This report is not complete.** Missing or partial: {'; '.join(parts)}."))
-    if any(one.get("full") != data["full"] for one in data["sections"] if "full" in one):
-        found.append(("p", "Some sections are from a longer or a shorter run than the others; the last table says "
-                           "which."))
+    if len({one["full"] for one in data["sections"] if "full" in one}) > 1:
+        found.append(("p", "Some sections are from a full run and some from a selection; the last table says which."))
+    if len({commit_of(one) for one in data["sections"] if "machine" in one}) > 1:
+        found.append(("p", "The sections were measured at different commits; the last table says at which."))
     return [*found, ("p", READING)]
+
+
+def commit_of(section):
+    git = section.get("machine", {}).get("commit", {})
+    return git.get("commit", "–") + (" and changes" if git.get("dirty") else "")
 
 
 def verdict_blocks(data):
@@ -217,11 +229,14 @@ def verdict_blocks(data):
         ("p", f"Against what does the job without io_uring (the ring layer: against liburing): {count_words(ours)} in "
               "this table; in all comparisons that were made, latencies and further servers included: "
               f"{count_words(everything)}. "
-              "Of equal servers some 6 in 100 would be called different."),
+              "Of equal servers some 6 in 100 would be called different."
+              + (" Of the file and echo servers this table has the cells of `make bench-file` and `make bench-echo`, "
+                 "which were chosen before; the grids below it have all of them." if data["full"] else "")),
         *verdict_tables(data, ours),
-        ("p", "*Of the ceiling*: io_uring's share of what nobody exceeds: for CPU time, that of a bare recv and send "
-              "which wait for nothing ÷ its own; for cold reads, its rate ÷ fio's at queue depth 128; for sends and "
-              "copies, its bytes a second ÷ memcpy's."),
+        ("p", "*Of the ceiling*: how near the two come to what cannot be had for less, ours and then theirs: for CPU "
+              "time, that of a bare recv and send which wait for nothing ÷ the server's; for cold reads, the server's "
+              "rate ÷ fio's at queue depth 128 (with 256 reads under way a server may exceed it); for sends and copies, "
+              "bytes a second ÷ memcpy's. Blank: no ceiling was measured."),
     ]
 
 
@@ -248,8 +263,9 @@ def grid_blocks(data):
         return []
     result = [("h2", "Every cell at a glance"),
               ("p", "Rows are sizes, columns are connections; against the best baseline of the cell, which is named where "
-                    "there are several. At an equal rate where that was measured, else at the peak. A dash: the cell "
-                    "does not exist (more than 256 MiB under way at once). Not ranked stands in parentheses.")]
+                    "there are several. At an equal rate where that was measured, else at the peak. In parentheses: not "
+                    "ranked or not judged, the last tables say why. A dash: there is no such cell, or no figure of it "
+                    "(see *What was not measured*).")]
     for grid in found:
         several = len({one["theirs"] for _, row in grid["rows"] for one in row if one}) > 1
         result += [("h3", grid["title"]),
@@ -268,17 +284,18 @@ def grid_cell(one, several):
 
 
 def failure_blocks(data):
-    if not data["failures"]:
+    """What failed, and what cannot exist on this machine."""
+    rows = [*data["failures"], *data["absent"]]
+    if not rows:
         return []
-    return [("h2", "What could not be measured"),
+    return [("h2", "What was not measured"),
             ("table", ["section", "cell", "who", "why"],
-             [[row["section"], row["cell"] or "all of it", row["who"], row["why"]] for row in data["failures"]],
-             ["failed"] * len(data["failures"]))]
+             [[row["section"], row["cell"] or "all of it", row["who"], row["why"]] for row in rows],
+             ["failed"] * len(data["failures"]) + ["missing"] * len(data["absent"]))]
 
 
 def grouped_blocks(data, state, title, nothing):
-    """Every comparison with that verdict, put together by mechanism, the one farthest from 1 first. Below a title
-    stands what the counters of the first one say that shows the mechanism."""
+    """Every comparison with that verdict, put together by mechanism, the one farthest from 1 first."""
     found = in_state(against_others(data["findings"]), state)
     if not found:
         return [("h2", title), ("p", f"In no comparison that was judged {nothing}.")]
@@ -294,8 +311,10 @@ def by_mechanism(found):
         if not rows:
             continue
         rows.sort(key=lambda one: one["ratio"]["median"], reverse=rows[0]["state"] == "better")
-        shown = next((one for one in rows if "likely" not in one["why"]), rows[0])
-        result += [("h3", title), ("p", f"{words} {shown['why']} (`{shown['cell']}`)".strip()),
+        likely = sum("likely" in one["why"] for one in rows)
+        if likely:
+            words += f" In {likely} of {len(rows)} rows the reason is only likely: nothing that was counted shows it."
+        result += [("h3", title), *([("p", words.strip())] if words else []),
                    ("table", MEASURED_HEAD, measured_rows(rows), [one["state"] for one in rows])]
     return result
 
@@ -342,6 +361,8 @@ CAPTIONS = {
     "cells": "Every cell: the ratio with its interval over the number of connections, a line for each size. Above the "
              "line at 1 io_uring is better.",
     "cold": "Cold random reads a second, by server. The line is what fio reads from the same file in the same passes.",
+    "file-connections": "Requests a second at the peak, over the number of connections. Hollow: the generator was the "
+                        "limit, so this is a lower bound.",
     "connections": "Messages a second at the peak, over the number of connections; the bars are the lowest and the "
                    "highest run. Hollow: the generator was the limit, so this is a lower bound.",
     "latency": "What a client waits at the same offered rate, from when its message was due. Both axes are "
@@ -374,8 +395,9 @@ def goal_blocks(data):
 
 def noise_blocks(data):
     rows = data["noise"]
-    found = [("h2", "Noise"), ("p", "The same server against itself, as if it were two. A ratio nearer to 1 than these "
-                                    "is not worth a word, whatever its interval.")]
+    found = [("h2", "Noise"), ("p", "The same server against itself, as if it were two: so far from 1 a ratio lies here "
+                                    "by chance. How far a figure lies from that of the next run of the same server stands "
+                                    "at the end of each table below.")]
     found.append(("table", ["section", "cell", "measure", "ratio"], rows, None) if rows else
                  ("p", "It was not measured in the sections that are here."))
     if data["notes"]:
@@ -388,18 +410,25 @@ def table_blocks(data):
     return [*found, *(("pre", title, text) for _, title, text in data["texts"])]
 
 
+MAKE_NAMES = {"files": "file", "echo": "echo", "mixed": "mixed"}  # those that can measure a single cell
+
+
 def reproduce_blocks(data):
-    commands = list(dict.fromkeys(one["command"] for one in data["findings"] if one["command"]))
+    failed = [f"make bench-{MAKE_NAMES[row['section']]} CELL={row['cell']}" for row in data["failures"]
+              if row["section"] in MAKE_NAMES and row["cell"]]
+    commands = list(dict.fromkeys([*(one["command"] for one in data["findings"] if one["command"]), *failed]))
     status = [[one["name"], one["status"] + (", kept from before" if one.get("kept") else ""), one.get("started", "–"),
                table.duration(one["seconds"]) if "seconds" in one else "–",
-               "full" if one.get("full") else "selection", one["why"] or "–"] for one in data["sections"]]
+               "full" if one.get("full") else "selection", commit_of(one), one["why"] or "–"]
+              for one in data["sections"]]
     raw = [path for one in data["sections"] for path in one["raw"]]
     return [
         ("h2", "Measure it again"),
-        ("p", "Any single cell by one command, on a machine that does nothing else. bench/*.md says how each of them "
+        ("p", "Any single cell by one command, on a machine that does nothing else, and with DATA=folder if the files "
+              "were elsewhere than in build/. It measures the cell as the full run does. bench/*.md says how each of them "
               "measures; the raw data has the two commands of every single run."),
         ("pre", f"{len(commands)} commands", "\n".join(commands)),
-        ("table", ["section", "status", "measured", "took", "run", "why"], status, None),
+        ("table", ["section", "status", "measured", "took", "run", "commit", "why"], status, None),
         ("pre", "what was run for this report",
          "\n".join(command for one in data["sections"] for command in one.get("commands", []))),
         ("p", f"Raw data: {', '.join(raw) if raw else 'none'}."),

@@ -15,9 +15,9 @@ from compare_findings import (cost_ceiling, counter, counters, failure, finding,
 from measure import stats, table
 
 CALLS, SWITCHES, BATCH = "system calls a request", "context switches a request", "completions an enter"
-BUFFERS, COPYING, SLEEPING = "buffers in use, most", "CPU time copying (%)", "CPU time going to sleep, waking (%)"
+BUFFERS, COPYING = "buffers in use, most", "CPU time copying, at full speed (%)"
+SLEEPING = "CPU time going to sleep, waking, at full speed (%)"
 TELLING = 10  # points of perf's shares: less is no difference
-MEMORY_SPREAD = 1.25  # what is still the same
 
 # ---- What was counted --------------------------------------------------------------------------------------------
 
@@ -51,13 +51,30 @@ def calls_sentence(found):
     return f"{short(ours)} system calls a request{brought} against {short(theirs)}."
 
 
+# What would be the reason of a win, if the named counter is lower on our side.
+SAVES = {"calls": CALLS, "nothing-to-batch": CALLS, "churn": CALLS, "threads": SWITCHES, "queue-depth": SWITCHES}
+ARMING = (" Fewer calls, and yet dearer: a receive that finds nothing becomes a poll, a wake-up, and a second receive "
+          "(likely the reason; no counter here counts them).")
+
+
 def explained(one, mechanism, why):
-    """A loss that nothing explains is called that; and having nothing to batch explains no gain."""
-    if one["state"] == "worse" and mechanism in ("calls", "threads"):
-        mechanism, why = "unexplained", f"No counter here shows why. {why}"
-    if one["state"] == "better" and mechanism == "nothing-to-batch":
+    """A win that the counters do not show, and a loss that nothing explains, are called that."""
+    saved = fewer(one["counters"], SAVES[mechanism]) if mechanism in SAVES else True
+    if one["state"] == "better" and not saved or one["state"] == "worse" and mechanism in SAVES:
+        if one["state"] == "worse" and saved and mechanism in ("calls", "nothing-to-batch") and \
+                one["measure"].startswith("CPU"):
+            mechanism, why = "arming", why + ARMING
+        else:
+            mechanism, why = "unexplained", f"No counter here shows why. {why}"
+    elif one["state"] == "better" and mechanism == "nothing-to-batch":
         mechanism = "calls"
     return one | {"mechanism": mechanism, "why": why}
+
+
+def fewer(found, name):
+    """Whether we have less of it."""
+    ours, theirs = named(found, name)
+    return None not in (ours, theirs) and ours < theirs
 
 
 def perf_sentence(found, name, words, state):
@@ -68,28 +85,36 @@ def perf_sentence(found, name, words, state):
     more = {"worse": ours - theirs, "better": theirs - ours}.get(state, 0)
     if more < TELLING:
         return ""
-    return f" perf: {ours:.0f} % of the CPU time {words}, against {theirs:.0f} %."
+    return f" perf, at full speed: {ours:.0f} % of the CPU time {words}, against {theirs:.0f} %."
 
 
 # ---- Files -------------------------------------------------------------------------------------------------------
 
-PER_CPU, RATE = file_report.PER_CPU, file_report.RATE
-FILE_MEASURES = {PER_CPU: "CPU time a request", RATE: "requests a second"}
+PER_CPU, RATE, P50, P99 = file_report.PER_CPU, file_report.RATE, file_report.P50, file_report.P99
+FILE_MEASURES = {PER_CPU: "CPU time a request", RATE: "requests a second", P50: "p50", P99: "p99"}
+
+
+def impossible(section, data):
+    """Rows about the cells that cannot exist here."""
+    return [failure(section, cell["cell"], cell["title"], cell["impossible"])
+            for cell in data["cells"] if cell["impossible"]]
 
 
 def files(data, ceilings):
-    found, noise, plots = [], [], {"percentiles": []}
+    found, noise, plots = [], [], {"file_connections": []}
     for cell in data["cells"]:
         if not cell["impossible"]:
             found += file_cell(cell, ceilings)
             noise += file_noise(cell)
+            plots["file_connections"] += file_points(cell)
     cold = [cell for cell in data["cells"] if cell["cell"] == file_servers.CEILING_CELL and cell["runs"]]
     if cold:
         plots["cold"] = cold_bars(cold[0])
     texts = [(file_report.TITLES[kind], file_report.table_text(data, kind)) for kind in file_report.TITLES
              if any(cell["table"] == kind for cell in data["cells"])]
     notes = file_report.disturbances(data) + file_report.worker_cpus(data) + file_report.remarks(data)
-    return sections_result(found, file_failures(data), file_report.goals(data), noise, texts, plots, notes)
+    return sections_result(found, file_failures(data), file_report.goals(data), noise, texts, plots, notes,
+                           impossible("files", data))
 
 
 def file_failures(data):
@@ -104,8 +129,11 @@ def file_cell(cell, ceilings):
     has_equal = bool(equal) and any(file_report.runs_of(equal, key) for key in file_report.OURS)
     found = []
     if has_equal:
-        found += [file_finding(cell, equal, ours, PER_CPU, theirs, ceilings, ours != "read")
-                  for ours, _, theirs in file_report.equal_rate_pairs(equal) if theirs]
+        for ours, _, theirs in file_report.equal_rate_pairs(equal):
+            if theirs:
+                found.append(file_finding(cell, equal, ours, PER_CPU, theirs, ceilings, ours != "read"))
+                found += [file_finding(cell, equal, ours, measure, theirs, ceilings, False) for measure in (P50, P99)
+                          if ours == "fixed"]
         found += copying_pair(cell, equal, ceilings)
     cold = cell["table"].startswith("cold")
     for ours, measure, theirs in file_report.pairs(cell):
@@ -113,9 +141,9 @@ def file_cell(cell, ceilings):
             primary = ours in ("fixed", "direct") and (measure == PER_CPU and not has_equal or cold)
             found.append(file_finding(cell, cell, ours, measure, theirs, ceilings, primary))
     if cold and file_report.runs_of(cell, "fixed"):
-        pool = file_report.best_pool(cell)
         found += [file_finding(cell, cell, "fixed", measure, theirs, ceilings, True)
-                  for measure, theirs in ((RATE, pool), (PER_CPU, pool), (RATE, "inline"))
+                  for measure, theirs in ((RATE, file_report.best_pool(cell)),
+                                          (PER_CPU, file_report.best_pool(cell, PER_CPU)), (RATE, "inline"))
                   if theirs and file_report.runs_of(cell, theirs)]
     return unique(found)
 
@@ -151,8 +179,8 @@ def file_finding(cell, part, ours, measure, theirs, ceilings, primary):
 
     def of(key):
         return lambda name: file_report.typical(part, key, name)
-    name = "cpu_us" if measure == PER_CPU else "rate"
-    values = pair(of(ours)(name), of(theirs)(name), "µs" if measure == PER_CPU else "/s")
+    name = file_report.FIGURES[measure]
+    values = pair(of(ours)(name), of(theirs)(name), "/s" if measure == RATE else "µs")
     found = server_counters(*runs, of(ours), of(theirs)) + ceilings.profiled(cell["cell"], ours, theirs)
     if counted(runs[0], "zc_sends"):
         found += [counter("sends asked to copy nothing", counted(runs[0], "zc_sends"), None),
@@ -163,6 +191,7 @@ def file_finding(cell, part, ours, measure, theirs, ceilings, primary):
         "files", cell["cell"], cell["title"], file_report.label_of(part, ours), file_report.label_of(part, theirs),
         f"{FILE_MEASURES[measure]}, {'all at ' + table.number(part['rate']) + '/s' if at_rate else 'at the peak'}",
         interval, why_not=said if said.startswith("not ranked") else None, values=values, primary=primary,
+        remark=" (device-bound)" if said.endswith("(device-bound)") else "",
         counters=found, ceiling=file_ceiling(cell, measure, values, ceilings),
         group="ways" if theirs in (*file_report.OURS, "normal") else "baseline",
         command=f"make bench-file CELL={cell['cell']}")
@@ -190,6 +219,9 @@ def why_files(cell, ours, theirs, state, found):
         shown = perf_sentence(found, COPYING, "goes into copying", state)
         return "copy", ("sendfile hands pages of the page cache to the socket; io_uring copies them into a buffer and "
                         "out of it." + (shown or " (likely: no profile of this cell shows the copies)"))
+    if cell["connections"] == 1:
+        return "nothing-to-batch", f"One client, nothing to put into the same call: {calls}" \
+            + perf_sentence(found, SLEEPING, "goes into sleeping and waking", state)
     if theirs == "inline" and cell["table"].startswith("cold"):
         slept = f", {short(switches[1])} context switches a request (io_uring {short(switches[0])})" \
             if switches[1] is not None else ""
@@ -198,9 +230,6 @@ def why_files(cell, ours, theirs, state, found):
         switched = f"{short(switches[1])} context switches a request against {short(switches[0])}; " \
             if None not in switches else ""
         return "threads", f"The pool hands each read to a thread: {switched}{calls}"
-    if cell["connections"] == 1:
-        return "nothing-to-batch", f"One client, nothing to put into the same call: {calls}" \
-            + perf_sentence(found, SLEEPING, "goes into sleeping and waking", state)
     return "calls", calls
 
 
@@ -223,6 +252,20 @@ def file_noise(cell):
                 interval = file_report.ratio(part, file_report.AGAIN, "fixed", measure)
                 rows.append(["files", cell["cell"], FILE_MEASURES[measure] + where, table.interval(interval)])
     return rows
+
+
+def file_points(cell):
+    """For throughput over connections: at the peak, all runs."""
+    pool = file_report.best_pool(cell)
+    return [point(cell, f"{cell['table']}, {cell['cell'].split('/')[1]}", key, label)
+            for key, label in (("inline", "epoll inline"), (pool, "best epoll pool"), ("sendfile", "epoll sendfile"),
+                               ("fixed", "io_uring fixed")) if key and file_report.runs_of(cell, key)]
+
+
+def point(cell, panel, key, label):
+    return {"panel": panel, "connections": cell["connections"], "who": label,
+            "rates": [run["figures"]["rate"] for run in file_report.runs_of(cell, key)],
+            "generator": file_report.generator_was_the_limit(cell, key)}
 
 
 def cold_bars(cell):
@@ -257,7 +300,8 @@ def echo(data, ceilings):
                 for part in echo_report.parts_of(data) for key, why in part["failures"].items()]
     runs = data | {"cells": [part | {"equal_rate": None} for part in echo_report.parts_of(data)]}
     notes = file_report.disturbances(runs) + file_report.worker_cpus(runs) + file_report.remarks(runs)
-    return sections_result([one for one in found if one], failures, echo_report.goals(data), noise, texts, plots, notes)
+    return sections_result([one for one in found if one], failures, echo_report.goals(data), noise, texts, plots, notes,
+                           impossible("echo", data))
 
 
 def where_echo(part):
@@ -297,11 +341,11 @@ def why_echo(cell, measure, state, found, ceilings):
     calls = calls_sentence(found)
     sleeping = perf_sentence(found, SLEEPING, "goes into sleeping and waking", state)
     if cell["table"] == "churn":
-        return "churn", ("Fewer calls, and the same four things to do in the kernel for each connection (accept, "
-                         "receive, send, close): " + calls + sleeping)
-    if cell["connections"] == 1:
-        (_, _), (switches, _) = named(found, CALLS), named(found, SWITCHES)
-        slept = f" Both sleep for each message ({short(switches)} context switches)." if switches else ""
+        return "churn", ("Four things are to be done in the kernel for each connection however they are asked for "
+                         "(accept, receive, send, close): " + calls + sleeping)
+    if cell["connections"] == 1 and cell["depth"] == 1:
+        switches = named(found, SWITCHES)
+        slept = f" Context switches a message: {short(switches[0])} and {short(switches[1])}." if switches[0] else ""
         return "nothing-to-batch", f"One client, nothing to put into the same call: {calls}{slept}{sleeping}"
     if state == "worse" and cell["size"] >= 16 << 10:
         ours, _ = named(found, BUFFERS)
@@ -319,20 +363,16 @@ def why_echo(cell, measure, state, found, ceilings):
 
 
 def idle_findings(cell):
-    """Bytes are counted and not sampled: where each pass found the same, their lowest and highest are the interval."""
     ours, theirs = (echo_report.typical(cell, key, "own") for key in (echo_report.OURS, echo_report.THEIRS))
     if not ours or not theirs:
         return []
     both = [echo_report.typical(cell, key, "kernel") for key in (echo_report.OURS, echo_report.THEIRS)]
     found = counters(counter("kernel's bytes, both ends", *both))
-    ratios = sorted(stats.paired(*({run["pass"]: run["figures"]["own"] for run in echo_report.runs_of(cell, key)}
-                                   for key in (echo_report.THEIRS, echo_report.OURS))).values())
-    if ratios and ratios[-1] < MEMORY_SPREAD * ratios[0]:
-        interval = stats.Interval(ratios[0], stats.median(ratios), ratios[-1], stats.LEAST_RATIOS)
-    else:
-        interval = stats.bootstrap(ratios)
+    interval = stats.bootstrap(stats.paired(
+        *({run["pass"]: run["figures"]["own"] for run in echo_report.runs_of(cell, key)}
+          for key in (echo_report.THEIRS, echo_report.OURS))).values())
     return [finding("echo", cell["cell"], cell["title"], "io_uring", "epoll", "memory of its own for a connection",
-                    interval, values=pair(ours, theirs, "bytes"), counters=found, mechanism="memory",
+                    interval, values=pair(ours, theirs, "bytes"), counters=found, mechanism="memory", primary=True,
                     why="A connection's bookkeeping here has its queue, its buffers and its operations in it.",
                     command=f"make bench-echo CELL={cell['cell']}")]
 
@@ -351,14 +391,11 @@ def connections_point(cell):
     """For throughput over connections: at the peak, all runs."""
     if cell["table"] not in ("ping-pong", "pipelined", "unix", "unix-pipelined"):
         return []
-    points = []
-    for key, label in ((echo_report.THEIRS, "epoll"), (echo_report.OURS, "io_uring")):
-        runs = echo_report.runs_of(cell, key)
-        if runs:
-            points.append({"table": cell["table"], "size": cell["size"], "connections": cell["connections"],
-                           "who": label, "rates": [run["figures"]["rate"] for run in runs],
-                           "generator": file_report.generator_was_the_limit(cell, key)})
-    return points
+    size = cell["size"]
+    panel = f"{cell['table']}, {size} bytes" if size < 1024 else f"{cell['table']}, {size >> 10} KiB"
+    return [point(cell, panel, key, label)
+            for key, label in ((echo_report.THEIRS, "epoll"), (echo_report.OURS, "io_uring"))
+            if echo_report.runs_of(cell, key)]
 
 
 def percentile_lines(cell):
@@ -402,7 +439,7 @@ def mixed_loads(data, _ceilings):
             if latencies:
                 plots["percentiles"].append({"cell": cell["cell"], "who": mixed.label_of(cell, key),
                                              "percentiles": latencies, "rate": cell["rate"],
-                                             "late": mixed.more_than_half(cell, key, "late")})
+                                             "late": mixed.most(cell, key, "late")})
     failures = [failure("mixed", cell["cell"], mixed.label_of(cell, key), why) for cell in data["cells"]
                 for key, why in cell["failures"].items()]
     texts = [("MIXED: echoes while cold files are read, in one process",
@@ -430,11 +467,11 @@ def mixed_finding(cell, measure, theirs):
         why = f"A thread waits for each read, and the loop goes on, as io_uring's does: {short(switches[1])} context " \
               f"switches a request against {short(switches[0])}. {calls_sentence(found)}"
         mechanism = "threads"
-    return finding("mixed", cell["cell"], cell["title"], mixed.label_of(cell, ours), mixed.label_of(cell, theirs),
-                   measure, interval, why_not=said if said.startswith("not ranked") else None,
-                   values=pair(of(ours)(name), of(theirs)(name), "/s" if measure == mixed.GET_RATE else "µs"),
-                   primary=measure == mixed.P99, counters=found, mechanism=mechanism, why=why,
-                   command=f"make bench-mixed CELL={cell['cell']}")
+    one = finding("mixed", cell["cell"], cell["title"], mixed.label_of(cell, ours), mixed.label_of(cell, theirs),
+                  measure, interval, why_not=said if said.startswith("not ranked") else None,
+                  values=pair(of(ours)(name), of(theirs)(name), "/s" if measure == mixed.GET_RATE else "µs"),
+                  primary=measure == mixed.P99, counters=found, command=f"make bench-mixed CELL={cell['cell']}")
+    return explained(one, mechanism, why)
 
 
 # ---- The ladder --------------------------------------------------------------------------------------------------

@@ -9,8 +9,8 @@ Nothing is measured here and nothing is kept in mind: a report is a function of 
 import json
 import sys
 
-from file_report import (AT_THE_PEAK, FULLY_BUSY, decide, disturbances, generator_was_the_limit, label_of, remarks,
-                         runs_of, typical, worker_cpus)
+from file_report import (AS_ASKED, AT_THE_PEAK, FULLY_BUSY, decide, disturbances, generator_was_the_limit, label_of, most,
+                         remarks, runs_of, typical, worker_cpus)
 from measure import stats, table
 from measure.machine import describe
 
@@ -66,14 +66,9 @@ def ratio(part, measure, ours=OURS, theirs=THEIRS):
     return stats.bootstrap(stats.paired(by_pass(part, ours, measure), by_pass(part, theirs, measure)).values())
 
 
-def most(part, key, name):
-    """More than half of its runs have that mark."""
-    runs = runs_of(part, key)
-    return 2 * sum(bool(run["figures"].get(name)) for run in runs) > len(runs)
-
-
 def kept_up(part, key):
-    return not part.get("rate") or (typical(part, key, "rate") or 0) >= 0.95 * part["rate"]
+    """Or was slower than it should be, or worked off what had waited: not the same work in the same time as the other."""
+    return not part.get("rate") or abs((typical(part, key, "rate") or 0) / part["rate"] - 1) <= AS_ASKED
 
 
 def disturbance(part):

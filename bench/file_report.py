@@ -32,7 +32,8 @@ WARNINGS = {
     "cold-evict": "pages A -> B: of the files, in the page cache before and after a run; the most of all runs.\n"
                   "What was said about the disk holds here too.",
 }
-RATE, PER_CPU = "rate", "per CPU-second"
+RATE, PER_CPU, P50, P99 = "rate", "per CPU-second", "p50", "p99"
+FIGURES = {RATE: "rate", PER_CPU: "cpu_us", P50: "p50", P99: "p99"}
 
 # ---- One cell ----------------------------------------------------------------------------------------------------
 
@@ -52,10 +53,12 @@ def typical(cell, key, name):
 
 
 def by_pass(cell, key, measure):
-    """{pass: requests per second, or per second of the server's CPU}."""
+    """{pass: what is the better the more there is of it: requests per second, or per second of the server's CPU; of a
+    latency, its reciprocal}."""
+    name = FIGURES[measure]
     if measure == RATE:
-        return {run["pass"]: run["figures"]["rate"] for run in runs_of(cell, key)}
-    return {run["pass"]: 1e6 / run["figures"]["cpu_us"] for run in runs_of(cell, key) if run["figures"]["cpu_us"]}
+        return {run["pass"]: run["figures"][name] for run in runs_of(cell, key)}
+    return {run["pass"]: 1e6 / run["figures"][name] for run in runs_of(cell, key) if run["figures"].get(name)}
 
 
 def best_of(cell, keys, measure):
@@ -109,9 +112,10 @@ def generator_was_the_limit(cell, key):
     return limits["generator"] + limits["perhaps generator"] > sum(limits.values()) / 2
 
 
-def most_disturbed(cell, key):
+def most(cell, key, name):
+    """More than half of its runs have that mark."""
     runs = runs_of(cell, key)
-    return 2 * sum(bool(run["figures"].get("disturbed")) for run in runs) > len(runs)
+    return 2 * sum(bool(run["figures"].get(name)) for run in runs) > len(runs)
 
 
 AS_ASKED = 0.05  # how far from the rate that was asked for a run may be
@@ -121,7 +125,7 @@ AT_THE_PEAK = "not ranked: at the peak each did another amount of work; all at o
 def why_not_ranked(cell, ours, theirs, measure=RATE):
     """Why the two figures say nothing about the two servers, or None."""
     for key in (ours, theirs):
-        if most_disturbed(cell, key):
+        if most(cell, key, "disturbed"):
             return f"not ranked: most runs of {label_of(cell, key)} were disturbed by other programs"
         if cell.get("rate"):
             found = typical(cell, key, "rate") or 0
@@ -132,6 +136,9 @@ def why_not_ranked(cell, ours, theirs, measure=RATE):
             return f"not ranked: the generator was the limit of {label_of(cell, key)}"
     if measure == PER_CPU:
         return AT_THE_PEAK if cell.get("equal_rate") else None
+    if measure in (P50, P99):
+        busy_or_late = any(most(cell, key, "late") or generator_was_the_limit(cell, key) for key in (ours, theirs))
+        return "not ranked: the generator was busy or late, so a part of it is its own" if busy_or_late else None
     if cell["table"].startswith("cold"):
         return None
     busy = [typical(cell, key, "busy") or 0 for key in (ours, theirs)]

@@ -35,7 +35,7 @@ import sys
 from dataclasses import dataclass
 
 import file_servers
-from file_report import label_of, runs_of, typical
+from file_report import label_of, most, runs_of, typical
 from measure import load, machine, stats, table
 from measure.record import Progress, Record, measured_whole
 from measure.servers import Server, ServerFailed
@@ -159,18 +159,13 @@ def ratio(cell, theirs, measure, ours=OURS.key):
     return stats.bootstrap(stats.paired(by_pass(cell, ours, measure), by_pass(cell, theirs, measure)).values())
 
 
-def more_than_half(cell, key, name):
-    runs = runs_of(cell, key)
-    return 2 * sum(bool(run["figures"].get(name)) for run in runs) > len(runs)
-
-
 def kept_up(cell, key):
     return (typical(cell, key, "rate") or 0) >= 0.95 * cell["rate"]
 
 
 def why_not_ranked(cell, theirs, measure):
     for key in (OURS.key, theirs):
-        if more_than_half(cell, key, "disturbed"):
+        if most(cell, key, "disturbed"):
             return f"not ranked: most runs of {label_of(cell, key)} were disturbed by other programs"
         limits = [run["figures"].get("limit") for run in runs_of(cell, key)]
         limited = sum(limit in ("generator", "perhaps generator") for limit in limits)
@@ -178,7 +173,7 @@ def why_not_ranked(cell, theirs, measure):
             return f"not ranked: the generator was the limit of {label_of(cell, key)}"
     # A generator that is late makes both latencies longer, and the ratio of the two nearer to 1. Where ours is the one
     # that it was late with, that is to our disadvantage; where it is theirs, to ours.
-    if measure != GET_RATE and more_than_half(cell, theirs, "late") and not more_than_half(cell, OURS.key, "late"):
+    if measure != GET_RATE and most(cell, theirs, "late") and not most(cell, OURS.key, "late"):
         return "not ranked: the generator was late, so a part of the baseline's latency is its own"
     return None
 
@@ -214,7 +209,7 @@ def note(cell, key):
     disturbed = sum(bool(run["figures"].get("disturbed")) for run in runs)
     if disturbed:
         notes.append(f"{disturbed} of {len(runs)} runs disturbed")
-    if more_than_half(cell, key, "late"):
+    if most(cell, key, "late"):
         notes.append("generator late")
     if not kept_up(cell, key):
         notes.append(f"did not keep up with {cell['rate']:,} echoes a second: its p99 grows with the run")

@@ -17,6 +17,7 @@ Exit code: 0, 1 (a server or the generator failed), 3 (no io_uring here), 130 (i
 
 import argparse
 import pathlib
+import signal
 import subprocess
 import sys
 import tempfile
@@ -111,6 +112,10 @@ def parse(words):
 
 def main(words):
     settings = parse(words)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+    signal.signal(signal.SIGTERM, interrupt)  # or the servers would be left running
     record = Record(settings.results / "servers.json", {"machine": machine.facts(), "sizes": []})
     try:
         with tempfile.TemporaryDirectory(prefix="zero-copy-") as name:

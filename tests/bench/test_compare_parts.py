@@ -69,6 +69,12 @@ class Findings(unittest.TestCase):
         drain = finding("", "", "", "drain", "wait", "", Interval(1.1, 1.2, 1.3, 6), group="ways")
         self.assertEqual(drain["said"], "drain better")
 
+    def test_an_end_that_lies_near_1_shows_on_which_side(self):
+        text = compare_report.interval_text
+        self.assertEqual(text({"median": 1.2, "low": 1.1, "high": 1.3, "count": 8}), "1.20 [1.10, 1.30]")
+        self.assertEqual(text({"median": 1.01, "low": 1.003, "high": 1.02, "count": 8}), "1.010 [1.003, 1.020]")
+        self.assertEqual(text({"median": 1.68, "low": 1.68, "high": 1.68, "count": 0}), "1.68")  # counted
+
     def test_a_finding_is_json(self):
         self.assertEqual(json.loads(json.dumps(self.one(1.1, 1.2))), self.one(1.1, 1.2))
 
@@ -94,9 +100,9 @@ class Files(unittest.TestCase):
         profiles = [{"cell": cell["cell"], "key": key, "shares": shares | {"copying": copying}}
                     for key, copying in (("fixed", 0.4), ("sendfile", 0.01))]
         one = by_pair(self.found(cell, Ceilings({"profiles": profiles, "perf": None})), "fixed", "sendfile", "CPU")
-        self.assertIn("perf: 40 % of the CPU time goes into copying, against 1 %", one["why"])
+        self.assertIn("perf, at full speed: 40 % of the CPU time goes into copying, against 1 %", one["why"])
         self.assertNotIn("likely", one["why"])
-        self.assertEqual(named(one["counters"], "CPU time copying (%)"), (40, 1))
+        self.assertEqual(named(one["counters"], "CPU time copying, at full speed (%)"), (40, 1))
 
     def test_where_sendfile_is_best_the_best_that_copies_is_in_the_verdicts_too(self):
         cell = self.cell(inline=(100, 10), sendfile=(100, 5), fixed=(100, 10))
@@ -104,11 +110,42 @@ class Files(unittest.TestCase):
         primary = [one["theirs"] for one in self.found(cell) if one["primary"]]
         self.assertEqual(primary, ["sendfile", "inline"])
 
-    def test_a_loss_that_nothing_explains_is_called_that(self):
+    def test_a_loss_that_nothing_explains_is_called_that_and_so_is_a_win(self):
+        for ours in (5, 20):
+            cell = self.cell("cached/random-4K/100", inline=(100, 10), fixed=(100, ours))
+            one = by_pair(self.found(cell), "fixed", "inline", "CPU")  # both make the same number of calls
+            self.assertEqual(one["mechanism"], "unexplained")
+            self.assertIn("No counter here shows why", one["why"])
+
+    def test_a_loss_in_spite_of_fewer_calls_says_what_is_likely(self):
         cell = self.cell("cached/random-4K/100", inline=(100, 5), fixed=(100, 10))
+        for run in cell["runs"]:
+            run["figures"]["syscalls"] = 1 if run["participant"] == "fixed" else 3
         one = by_pair(self.found(cell), "fixed", "inline", "CPU")
-        self.assertEqual(one["mechanism"], "unexplained")
-        self.assertIn("No counter here shows why", one["why"])
+        self.assertEqual((one["state"], one["mechanism"]), ("worse", "arming"))
+        self.assertIn("likely", one["why"])
+
+    def test_cpu_time_at_the_peak_is_not_ranked_where_an_equal_rate_was_measured(self):
+        cell = self.cell(inline=(100, 10), fixed=(100, 5))
+        cell["equal_rate"] = self.cell(inline=(70, 10), fixed=(70, 5)) | {"rate": 70}
+        states = {one["measure"]: one["state"] for one in self.found(cell) if one["ours"] == "fixed"}
+        self.assertEqual(states["CPU time a request, at the peak"], "unranked")
+        self.assertEqual(states["CPU time a request, all at 70/s"], "better")
+
+    def test_who_answered_at_another_rate_than_was_asked_is_not_ranked(self):
+        for rate, state in ((70, "better"), (77, "unranked"), (63, "unranked")):
+            cell = self.cell(inline=(100, 10), fixed=(100, 5))
+            cell["equal_rate"] = self.cell(inline=(70, 10), fixed=(rate, 5)) | {"rate": 70}
+            one = by_pair(self.found(cell), "fixed", "inline", "CPU time a request, all at")
+            self.assertEqual(one["state"], state, one["said"])
+
+    def test_cells_that_cannot_exist_are_rows_and_no_failures(self):
+        cell = self.cell(inline=(100, 10)) | {"impossible": "too much"}
+        found = compare_servers.files({"cells": [cell], "server_cpu": 0, "complete": True}, no_ceilings())
+        self.assertEqual((found["findings"], found["failures"]), ([], []))
+        self.assertEqual(found["absent"][0]["why"], "too much")
+        data = everything() | {"absent": found["absent"]}
+        self.assertIn("too much", compare_report.markdown(data, NO_PICTURES))
 
     def test_zero_copy_on_loopback_says_what_the_notifications_said(self):
         cell = self.cell(**{"inline": (100, 10), "fixed": (100, 10), "zero-copy": (100, 12)})
@@ -362,7 +399,7 @@ def everything():
     mixed_ = Mixed().cell({"inline": (9000, 10), "pool-16": (500, 50), "fixed": (450, 60)})
     data = {"findings": [],
             "failures": [{"section": "echo", "cell": "a|b", "who": "<epoll>", "why": "it <died> & went"}],
-            "goals": [], "noise": [["echo", "a", "CPU", "1.00 [0.99, 1.01]"]], "notes": [], "texts": [], "plots": {},
+            "absent": [], "goals": [], "noise": [["echo", "a", "CPU", "1.00 [0.99, 1.01]"]], "notes": [], "texts": [], "plots": {},
             "full": False, "complete": True, "sections": [], "machine": sample("linked")["machine"]}
     for name, result in (("files", files), ("echo", echo), ("echo", Echo().found(more)),
                          ("mixed", compare_servers.mixed_loads({"cells": [mixed_]}, found)),
@@ -384,7 +421,7 @@ class Report(unittest.TestCase):
     def test_the_order_is_verdicts_losses_wins_pictures_goals_noise_tables_commands(self):
         text = compare_report.markdown(everything(), NO_PICTURES)
         titles = [line[3:] for line in text.splitlines() if line.startswith("## ")]
-        wanted = ["Verdicts", "What could not be measured", "Where io_uring loses", "Where io_uring wins", "Pictures",
+        wanted = ["Verdicts", "What was not measured", "Where io_uring loses", "Where io_uring wins", "Pictures",
                   "Goals", "Noise", "Tables", "Measure it again"]
         self.assertEqual([title for title in titles if title in wanted], wanted)
 
@@ -401,7 +438,7 @@ class Report(unittest.TestCase):
 
     def test_ideas_of_io_uring_are_not_counted_as_verdicts_against_others(self):
         text = compare_report.markdown(everything(), NO_PICTURES)
-        verdicts = text[text.index("## Verdicts"):text.index("## What could not")]
+        verdicts = text[text.index("## Verdicts"):text.index("## What was not")]
         self.assertNotIn("zero-copy/", verdicts)
         self.assertIn("zero-copy/", text[text.index("## Ideas of io_uring against each other"):])
 
@@ -448,7 +485,7 @@ class Report(unittest.TestCase):
             self.assertTrue(one["command"].startswith("make "))
 
     def test_a_report_of_nothing_is_a_report(self):
-        empty = {"findings": [], "failures": [], "goals": [], "noise": [], "notes": [], "texts": [], "plots": {},
+        empty = {"findings": [], "failures": [], "absent": [], "goals": [], "noise": [], "notes": [], "texts": [], "plots": {},
                  "full": False, "complete": False, "machine": sample("linked")["machine"], "sections": [
                      {"name": "echo", "title": "echo servers", "status": "not reached", "why": "", "raw": []}]}
         self.assertIn("Nothing was measured", compare_report.markdown(empty, NO_PICTURES))
@@ -465,6 +502,7 @@ class Pictures(unittest.TestCase):
         data = everything()
         echo = next(one for one in data["findings"] if one["section"] == "echo" and one["primary"])
         data["findings"] += [echo | {"cell": f"unix/{size}/{n}"} for size in ("64", "4K") for n in (1, 16, 128)]
+        data["plots"]["file_connections"] += [one | {"connections": 1} for one in data["plots"]["file_connections"]]
         compare.write_json(self.folder / "results.json", data)
         pictures = compare.draw(self.folder)
         if not pictures["svg"]:
@@ -477,6 +515,12 @@ class Pictures(unittest.TestCase):
         page = parsed(self.folder / "index.html")
         self.assertEqual((page.open, page.wrong, page.loaded), ([], [], []))
         self.assertEqual(len(page.identities), len(set(page.identities)))
+
+    def test_when_drawing_fails_there_is_none_and_not_an_older_one(self):
+        (self.folder / "ratios.svg").write_text("<svg/>")
+        (self.folder / "results.json").write_text("not JSON")
+        self.assertEqual(compare.draw(self.folder)["svg"], {})
+        self.assertEqual([path.name for path in self.folder.iterdir()], ["results.json"])
 
     def test_what_has_no_data_has_no_picture(self):
         compare.write_json(self.folder / "results.json", {"findings": [], "plots": {}})
