@@ -174,7 +174,7 @@ def shares_of(cell, settings):
 def passes_of(cell, settings):
     """At equal rates, and at the peak where that is not brief."""
     if cell.table == "held":
-        return 2 if settings.thorough else 1
+        return 1  # it is observed, and not compared
     return IDLE_PASSES if cell.table == "idle" else 2 * settings.blocks
 
 

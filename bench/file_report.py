@@ -311,8 +311,8 @@ def head_text(data):
         *describe(data["machine"]),
         f"pinning      {data['pins']}",
         f"procedure    {settings['blocks']} blocks A B B A, runs of {settings['seconds']:g} s after "
-        f"{settings['warmup']:g} s of warm-up (0.3 s with answers of 1 MiB and more), a fresh server for each, every byte "
-        "verified",
+        f"{settings['warmup']:g} s of warm-up (0.3 s where files stay open, and with answers of 1 MiB and more), a fresh "
+        "server for each, every byte verified",
         f"             {data['planned']} cells, {data['runs']} runs: about {table.duration(data['estimate_seconds'])}",
         *(f"left out     {what}" for what in data["thinned"]),
         "ratios       ours ÷ the best baseline's: above 1 means io_uring is better. Median and 95 % interval; one that",
