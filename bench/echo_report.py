@@ -10,7 +10,7 @@ import json
 import sys
 
 from file_report import (AS_ASKED, AT_THE_PEAK, FULLY_BUSY, decide, disturbances, generator_was_the_limit, label_of, most,
-                         remarks, runs_of, typical, worker_cpus)
+                         remarks, runs_of, typical, why_disturbed, worker_cpus)
 from measure import stats, table
 from measure.machine import describe
 
@@ -71,14 +71,7 @@ def kept_up(part, key):
     return not part.get("rate") or abs((typical(part, key, "rate") or 0) / part["rate"] - 1) <= AS_ASKED
 
 
-def disturbance(part):
-    for key in (OURS, THEIRS):
-        if most(part, key, "disturbed"):
-            return f"most runs of {label_of(part, key)} were disturbed by other programs"
-    return None
-
-
-def why_not_ranked(part, measure):
+def why_not_ranked(part, measure, interval=None):
     """Why two figures say nothing about the two servers, or None."""
     keys = [key for key in (OURS, THEIRS) if runs_of(part, key)]
     if measure == CPU and part.get("at_rates"):
@@ -90,7 +83,7 @@ def why_not_ranked(part, measure):
         busy = [typical(part, key, "busy") or 0 for key in keys]
         if min(busy, default=0) < FULLY_BUSY:
             return f"not ranked: busy {' and '.join(table.share(share) for share in busy)} of the time, not 95 %"
-    if words := disturbance(part):
+    if words := why_disturbed(part, OURS, THEIRS, interval):
         return "not ranked: " + words
     for key in keys:
         if not kept_up(part, key):
@@ -113,7 +106,7 @@ def compare(part, measure):
     interval = ratio(part, measure)
     if interval is None:
         return None, "nothing to compare"
-    return interval, why_not_ranked(part, measure) or stats.verdict(interval)
+    return interval, why_not_ranked(part, measure, interval) or stats.verdict(interval)
 
 
 # ---- A table -----------------------------------------------------------------------------------------------------
@@ -290,9 +283,11 @@ def cost_goals(cell):
     if failed := part["failures"].get(OURS) or cell["failures"].get(OURS):
         return [[what, f">= {goal:.2f}", "–", f"missed: {label_of(cell, OURS)} failed: {failed}"]]
     # 70 % of a peak that was disturbed are 70 % of something else.
-    reason = disturbance(cell) or why_not_ranked(part, CPU) or next(iter(part["failures"].values()), "")
+    interval = ratio(part, CPU)
+    reason = (why_disturbed(cell, OURS, THEIRS, None) or why_not_ranked(part, CPU, interval)
+              or next(iter(part["failures"].values()), ""))
     reason = reason.removeprefix("not ranked: ")
-    lines = [decide(what, ratio(part, CPU), goal, reason)]
+    lines = [decide(what, interval, goal, reason)]
     if ratio(cell, RATE) is not None and why_not_ranked(cell, RATE) is None:
         lines.append(decide(f"{cell['cell']}: {ratio_name(cell, RATE)}", ratio(cell, RATE), GOAL))
     return lines

@@ -35,7 +35,7 @@ import sys
 from dataclasses import dataclass
 
 import file_servers
-from file_report import label_of, most, runs_of, typical
+from file_report import label_of, most, runs_of, typical, why_disturbed
 from measure import load, machine, stats, table
 from measure.record import Progress, Record, measured_whole
 from measure.servers import Server, ServerFailed
@@ -163,10 +163,10 @@ def kept_up(cell, key):
     return (typical(cell, key, "rate") or 0) >= 0.95 * cell["rate"]
 
 
-def why_not_ranked(cell, theirs, measure):
+def why_not_ranked(cell, theirs, measure, interval):
+    if words := why_disturbed(cell, OURS.key, theirs, interval):
+        return "not ranked: " + words
     for key in (OURS.key, theirs):
-        if most(cell, key, "disturbed"):
-            return f"not ranked: most runs of {label_of(cell, key)} were disturbed by other programs"
         limits = [run["figures"].get("limit") for run in runs_of(cell, key)]
         limited = sum(limit in ("generator", "perhaps generator") for limit in limits)
         if measure == GET_RATE and 2 * limited > len(limits):
@@ -182,7 +182,7 @@ def compare(cell, theirs, measure):
     interval = ratio(cell, theirs, measure)
     if interval is None:
         return None, "nothing to compare"
-    return interval, why_not_ranked(cell, theirs, measure) or stats.verdict(interval)
+    return interval, why_not_ranked(cell, theirs, measure, interval) or stats.verdict(interval)
 
 
 def pairs(cell):
@@ -247,7 +247,7 @@ def goals(data):
         for theirs, goal in ((INLINE.key, GOAL_INLINE), (pool, GOAL_POOL)):
             what = f"{cell['cell']}: {ratio_name(cell, P99, theirs) if theirs else 'best pool ÷ io_uring, echo p99'}"
             interval = ratio(cell, theirs, P99) if theirs else None
-            reason = why_not_ranked(cell, theirs, P99) if interval else "not measured"
+            reason = why_not_ranked(cell, theirs, P99, interval) if interval else "not measured"
             said = stats.goal_verdict(interval, goal) if not reason else \
                 f"no decision: {reason.removeprefix('not ranked: ')}"
             found.append([what, f">= {goal:.2f}", table.interval(interval), said])

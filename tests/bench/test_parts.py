@@ -280,6 +280,17 @@ class Report(unittest.TestCase):
         self.assertRegex(file_report.disturbances({"cells": [cell]})[0], "^6 of 6 runs were disturbed")
         self.assertEqual(file_report.disturbances({"cells": []}), [])
 
+    def test_what_only_we_had_to_bear_does_not_make_our_win_doubtful_and_our_loss_is_none(self):
+        for rate, said in ((200, "io_uring better"), (50, "most runs of fixed were disturbed")):
+            cell = a_cell("cached/random-4K/100", {"inline": (100, 10), "fixed": (rate, 10)})
+            for run in cell["runs"]:
+                run["figures"]["disturbed"] = run["participant"] == "fixed"
+            self.assertIn(said, file_report.compare(cell, "fixed", file_report.RATE, "inline")[1])
+            for run in cell["runs"]:
+                run["figures"]["disturbed"] = run["participant"] == "inline"
+            self.assertIn("most runs of inline were disturbed",
+                          file_report.compare(cell, "fixed", file_report.RATE, "inline")[1])
+
     def test_a_thread_that_may_leave_the_pinned_cpu_is_named(self):
         cell = a_cell("cached/random-4K/100", {"fixed": (50, 20)})
         cell["runs"][0]["samples"] = [{"rss": 1, "cpus": ["0", "0-1"]}]
