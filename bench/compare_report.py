@@ -14,6 +14,7 @@ from measure import machine, table
 NO_MATPLOTLIB = 4  # exit code of compare_plots.py
 # Of a full run; the others are in its tables.
 HEADLINES = {"files": file_servers.QUICK, "echo": echo_servers.QUICK}
+SHOWN_ROWS = 10  # of a long table
 MARKS = {"better": "▲", "worse": "▼", "same": "=", "unjudged": "?", "unranked": "–", "missing": "–"}
 
 # In the order of the page; each with the sentence that is true of all of its rows.
@@ -33,7 +34,9 @@ MECHANISMS = {
     "threads": ("A thread for each read", "A pool keeps as many reads under way, and pays for it in switches."),
     "calls": ("System calls", "One enter carries what would be many calls. What the calls ask for remains."),
     "arming": ("What an operation costs besides its call",
-               "With fewer calls than epoll makes, and still dearer."),
+               "With fewer calls than the other makes, and still dearer. A receive that finds nothing becomes a poll; what "
+               "comes wakes it; task work receives, and tries once more until there is nothing left; each completion is "
+               "an entry to write and to read. Where system calls are cheap, that is more than they cost."),
     "threshold": ("Zero copy below its threshold", "Nothing was to be sent without a copy here."),
     "zero-copy": ("Zero copy where the device allows it", "The kernel's notifications say that nothing was copied."),
     "zero-copy-small": ("Zero copy of little",
@@ -171,7 +174,7 @@ MEASURED_HEAD = ["cell", "who", "measure", "ratio", "values", "why"]
 # ---- Blocks ------------------------------------------------------------------------------------------------------
 #
 # ("h2"|"h3", text)   ("p", text)   ("table", head, rows, class of each row or None)   ("pre", summary, text)
-# ("img", name, caption)   ("list", texts)
+# ("img", name, caption)   ("list", texts)   ("more", summary, head, rows, classes): a table that is folded up
 
 
 def blocks(data, pictures):
@@ -315,8 +318,16 @@ def by_mechanism(found):
         if likely:
             words += f" In {likely} of {len(rows)} rows the reason is only likely: nothing that was counted shows it."
         result += [("h3", title), *([("p", words.strip())] if words else []),
-                   ("table", MEASURED_HEAD, measured_rows(rows), [one["state"] for one in rows])]
+                   *long_table(MEASURED_HEAD, measured_rows(rows), [one["state"] for one in rows])]
     return result
+
+
+def long_table(head, rows, states):
+    """The first ones at once, the others for whoever wants to see them."""
+    if len(rows) <= SHOWN_ROWS + 2:
+        return [("table", head, rows, states)]
+    return [("table", head, rows[:SHOWN_ROWS], states[:SHOWN_ROWS]),
+            ("more", f"{len(rows) - SHOWN_ROWS} more", head, rows[SHOWN_ROWS:], states[SHOWN_ROWS:])]
 
 
 def ways_blocks(data):
@@ -349,10 +360,10 @@ def undecided_blocks(data):
         rows = in_state(against_others(data["findings"]), *states)
         if rows:
             result += [("h2", title), ("p", words),
-                       ("table", ["cell", "who", "measure", "ratio", "values", "said"],
-                        [[one["cell"], f"{one['ours']} against {one['theirs']}", one["measure"],
-                          interval_text(one["ratio"]), value_text(one), one["said"]] for one in rows],
-                        [one["state"] for one in rows])]
+                       *long_table(["cell", "who", "measure", "ratio", "values", "said"],
+                                   [[one["cell"], f"{one['ours']} against {one['theirs']}", one["measure"],
+                                     interval_text(one["ratio"]), value_text(one), one["said"]] for one in rows],
+                                   [one["state"] for one in rows])]
     return result
 
 
@@ -383,14 +394,17 @@ def picture_blocks(pictures):
 def goal_blocks(data):
     if not data["goals"]:
         return []
-    states = ["better" if row[3].startswith("met") else "worse" if row[3].startswith("missed") else "same"
-              for row in data["goals"]]
-    counted = {word: sum(row[3].startswith(word) for row in data["goals"]) for word in ("met", "missed", "no decision")}
-    words = ", ".join(f"{number} {word}" for word, number in counted.items())
-    return [("h2", "Goals"),
-            ("p", "Those that this project set itself. Met when the whole interval lies at or above the goal, missed "
-                  f"when all of it lies below, else no decision. {words}."),
-            ("table", ["what", "goal", "found", ""], data["goals"], states)]
+    rows = {word: [row for row in data["goals"] if row[3].startswith(word)] for word in ("missed", "no decision", "met")}
+    words = ", ".join(f"{len(found)} {word}" for word, found in rows.items())
+    found = [("h2", "Goals"),
+             ("p", "Those that this project set itself. Met when the whole interval lies at or above the goal, missed "
+                   f"when all of it lies below, else no decision. {words}.")]
+    head = ["what", "goal", "found", ""]
+    if rows["missed"]:
+        found.append(("table", head, rows["missed"], ["worse"] * len(rows["missed"])))
+    for word, state in (("no decision", "same"), ("met", "better")):
+        found += long_table(head, rows[word], [state] * len(rows[word])) if rows[word] else []
+    return found
 
 
 def noise_blocks(data):
@@ -462,6 +476,8 @@ MARKDOWN = {
     "pre": lambda title, text: [f"{title}:", "", "```", *text.splitlines(), "```"],
     "img": lambda name, caption: [f"![{caption}]({name}.svg)", "", caption],
     "table": markdown_table,
+    "more": lambda title, *table_of: [f"<details><summary>{title}</summary>", "", *markdown_table(*table_of), "",
+                                      "</details>"],
 }
 
 # ---- As a page ---------------------------------------------------------------------------------------------------
@@ -528,6 +544,10 @@ def page_table(_pictures, head, rows, states):
     return '<div class="scroll"><table>\n' + "\n".join(lines) + "\n</table></div>"
 
 
+def page_more(pictures, title, *table_of):
+    return f"<details><summary>{escaping.escape(title)}</summary>{page_table(pictures, *table_of)}</details>"
+
+
 def ratio_class(column):
     return f' class="{column}"' if column in ("ratio", "cell") else ""
 
@@ -553,4 +573,5 @@ PAGE = {
     "pre": page_pre,
     "img": page_image,
     "table": page_table,
+    "more": page_more,
 }

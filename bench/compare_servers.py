@@ -53,8 +53,7 @@ def calls_sentence(found):
 
 # What would be the reason of a win, if the named counter is lower on our side.
 SAVES = {"calls": CALLS, "nothing-to-batch": CALLS, "churn": CALLS, "threads": SWITCHES, "queue-depth": SWITCHES}
-ARMING = (" Fewer calls, and yet dearer: a receive that finds nothing becomes a poll, a wake-up, and a second receive "
-          "(likely the reason; no counter here counts them).")
+ARMING = " Fewer calls, and yet dearer: polls, wake-ups, second tries (likely; nothing here counts them)."
 
 
 def explained(one, mechanism, why):

@@ -399,7 +399,8 @@ def everything():
     mixed_ = Mixed().cell({"inline": (9000, 10), "pool-16": (500, 50), "fixed": (450, 60)})
     data = {"findings": [],
             "failures": [{"section": "echo", "cell": "a|b", "who": "<epoll>", "why": "it <died> & went"}],
-            "absent": [], "goals": [], "noise": [["echo", "a", "CPU", "1.00 [0.99, 1.01]"]], "notes": [], "texts": [], "plots": {},
+            "absent": [], "goals": [], "noise": [["echo", "a", "CPU", "1.00 [0.99, 1.01]"]], "notes": [], "texts": [],
+            "plots": {},
             "full": False, "complete": True, "sections": [], "machine": sample("linked")["machine"]}
     for name, result in (("files", files), ("echo", echo), ("echo", Echo().found(more)),
                          ("mixed", compare_servers.mixed_loads({"cells": [mixed_]}, found)),
@@ -435,6 +436,23 @@ class Report(unittest.TestCase):
             self.assertIn(one["cell"], section)
             self.assertIn(one["mechanism"], compare_report.MECHANISMS)
             self.assertTrue(one["why"])
+
+    def test_a_long_table_is_folded_up_and_complete(self):
+        data = everything()
+        loss = next(one for one in data["findings"] if one["state"] == "worse" and one["group"] == "baseline")
+        data["findings"] += [loss | {"cell": f"more/4K/{n}"} for n in range(30)]
+        text, page = compare_report.markdown(data, NO_PICTURES), compare_report.html(data, NO_PICTURES)
+        for n in range(30):
+            self.assertIn(f"| more/4K/{n} |", text)
+            self.assertIn(f">more/4K/{n}<", page)
+        self.assertRegex(text, r"<details><summary>\d+ more</summary>")
+        self.assertEqual(page.count("<details>"), page.count("</details>"))
+
+    def test_missed_goals_come_first(self):
+        data = everything() | {"goals": [["a", ">= 1", "1.1", "met"], ["b", ">= 1", "0.9", "missed"]]}
+        text = compare_report.markdown(data, NO_PICTURES)
+        self.assertIn("1 missed, 0 no decision, 1 met", text)
+        self.assertLess(text.index("| b | >= 1"), text.index("| a | >= 1"))
 
     def test_ideas_of_io_uring_are_not_counted_as_verdicts_against_others(self):
         text = compare_report.markdown(everything(), NO_PICTURES)
@@ -485,7 +503,8 @@ class Report(unittest.TestCase):
             self.assertTrue(one["command"].startswith("make "))
 
     def test_a_report_of_nothing_is_a_report(self):
-        empty = {"findings": [], "failures": [], "absent": [], "goals": [], "noise": [], "notes": [], "texts": [], "plots": {},
+        empty = {"findings": [], "failures": [], "absent": [], "goals": [], "noise": [], "notes": [], "texts": [],
+                 "plots": {},
                  "full": False, "complete": False, "machine": sample("linked")["machine"], "sections": [
                      {"name": "echo", "title": "echo servers", "status": "not reached", "why": "", "raw": []}]}
         self.assertIn("Nothing was measured", compare_report.markdown(empty, NO_PICTURES))
