@@ -140,7 +140,7 @@ def draw_cells(data, folder):
         axis.set_xlim(-0.5, len(grid["connections"]) - 0.5)
         axis.grid(axis="x", visible=False)
         axis.set_yscale("log")
-        axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 1.2, 1.5, 2, 3, 5, 7)))
+        axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 1.2, 1.5, 2, 3, 5, 8, 9)))
         axis.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
         axis.yaxis.set_minor_locator(ticker.NullLocator())
         low, high = axis.get_ylim()

@@ -64,7 +64,7 @@ def explained(one, mechanism, why):
                 one["measure"].startswith("CPU"):
             mechanism, why = "arming", why + ARMING
         else:
-            mechanism, why = "unexplained", f"No counter here shows why. {why}"
+            mechanism, why = "unexplained", f"{why} No counter here shows why.".strip()
     elif one["state"] == "better" and mechanism == "nothing-to-batch":
         mechanism = "calls"
     return one | {"mechanism": mechanism, "why": why}
@@ -136,14 +136,13 @@ def file_cell(cell, ceilings):
         found += copying_pair(cell, equal, ceilings)
     cold = cell["table"].startswith("cold")
     for ours, measure, theirs in file_report.pairs(cell):
-        if theirs:
+        if theirs and not (has_equal and measure == PER_CPU):  # the peak's is in the table
             primary = ours in ("fixed", "direct") and (measure == PER_CPU and not has_equal or cold)
             found.append(file_finding(cell, cell, ours, measure, theirs, ceilings, primary))
     if cold and file_report.runs_of(cell, "fixed"):
-        found += [file_finding(cell, cell, "fixed", measure, theirs, ceilings, True)
-                  for measure, theirs in ((RATE, file_report.best_pool(cell)),
-                                          (PER_CPU, file_report.best_pool(cell, PER_CPU)), (RATE, "inline"))
-                  if theirs and file_report.runs_of(cell, theirs)]
+        pools = [(RATE, file_report.best_pool(cell)), (PER_CPU, file_report.best_pool(cell, PER_CPU)), (RATE, "inline")]
+        found += [file_finding(cell, cell, "fixed", measure, theirs, ceilings, True) for measure, theirs in pools
+                  if theirs and file_report.runs_of(cell, theirs) and not (has_equal and measure == PER_CPU)]
     return unique(found)
 
 
@@ -287,7 +286,8 @@ def echo(data, ceilings):
         if cell["impossible"]:
             continue
         for part in (cell, *cell["at_rates"]):
-            found += [echo_finding(cell, part, measure, ceilings) for measure in echo_report.measures_of(part)]
+            found += [echo_finding(cell, part, measure, ceilings) for measure in echo_report.measures_of(part)
+                      if not (part is cell and cell["at_rates"] and measure == echo_report.CPU)]
             noise += echo_noise(cell, part)
         if cell["table"] == "idle":
             found += idle_findings(cell)
