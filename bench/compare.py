@@ -11,6 +11,7 @@ its own, below build/report/raw/SECTION, and what it says of its progress become
 the report is written anew:
 
     build/report/report.md, index.html    the same in two forms; the page needs no network
+    build/report/tables.txt               what the measuring programs printed, to which report.md refers
     build/report/results.json             every comparison with what it was computed from, and the list of the raw files
     build/report/*.svg                    the pictures, where there is matplotlib
     build/report/raw/                     what the measuring programs wrote: every run, with its commands
@@ -321,6 +322,7 @@ class Comparison:
         # The tables are in raw/, as the measuring programs printed them.
         write_json(self.report / "results.json", {key: value for key, value in data.items() if key != "texts"})
         pictures = draw(self.report) if with_plots else pictures_so_far(self.report)
+        write_text(self.report / "tables.txt", compare_report.tables_text(data))
         write_text(self.report / "report.md", compare_report.markdown(data, pictures))
         write_text(self.report / "index.html", compare_report.html(data, pictures))
         return data

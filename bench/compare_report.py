@@ -174,7 +174,7 @@ MEASURED_HEAD = ["cell", "who", "measure", "ratio", "values", "why"]
 # ---- Blocks ------------------------------------------------------------------------------------------------------
 #
 # ("h2"|"h3", text)   ("p", text)   ("table", head, rows, class of each row or None)   ("pre", summary, text)
-# ("img", name, caption)   ("list", texts)   ("more", summary, head, rows, classes): a table that is folded up
+# ("tables", pairs of title and text)   ("img", name, caption)   ("list", texts)   ("more", summary, head, rows, classes): a table that is folded up
 
 
 def blocks(data, pictures):
@@ -419,9 +419,14 @@ def noise_blocks(data):
     return found
 
 
+def tables_text(data):
+    """The same for a file of its own, beside the Markdown."""
+    return "\n".join(f"######## {title}\n\n{text}\n" for _, title, text in data["texts"])
+
+
 def table_blocks(data):
-    found = [("h2", "Tables"), ("p", "As the measuring programs print them.")]
-    return [*found, *(("pre", title, text) for _, title, text in data["texts"])]
+    return [("h2", "Tables"), ("p", "As the measuring programs print them, every server in every cell."),
+            ("tables", [(title, text) for _, title, text in data["texts"]])]
 
 
 MAKE_NAMES = {"files": "file", "echo": "echo", "mixed": "mixed"}  # those that can measure a single cell
@@ -476,6 +481,7 @@ MARKDOWN = {
     "pre": lambda title, text: [f"{title}:", "", "```", *text.splitlines(), "```"],
     "img": lambda name, caption: [f"![{caption}]({name}.svg)", "", caption],
     "table": markdown_table,
+    "tables": lambda _: ["They are in [tables.txt](tables.txt)."],
     "more": lambda title, *table_of: [f"<details><summary>{title}</summary>", "", *markdown_table(*table_of), "",
                                       "</details>"],
 }
@@ -574,4 +580,5 @@ PAGE = {
     "img": page_image,
     "table": page_table,
     "more": page_more,
+    "tables": lambda pictures, pairs: "\n".join(page_pre(pictures, title, text) for title, text in pairs),
 }

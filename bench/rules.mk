@@ -155,7 +155,7 @@ KEPT = docs/results/$(NAME)
 keep-report:  ## build/report becomes docs/results/NAME: make keep-report NAME=2-cpu-kvm-linux-6.18
 	@test -n '$(NAME)' || { echo 'make keep-report NAME=kind-of-machine' >&2; exit 2; }
 	@rm -rf '$(KEPT)' && mkdir -p '$(KEPT)'
-	@cp -r $(B)/report/report.md $(B)/report/results.json $(wildcard $(B)/report/*.svg) $(B)/report/raw '$(KEPT)'
+	@cp -r $(B)/report/report.md $(B)/report/tables.txt $(B)/report/results.json $(wildcard $(B)/report/*.svg) $(B)/report/raw '$(KEPT)'
 	@find '$(KEPT)' -type f -exec sed -i -e 's,$(CURDIR)/,,g' -e 's,"host_name": "[^"]*","host_name": "",' \
 	  -e "s/$$(uname -r)/$$(uname -r | cut -d- -f1)/g" {} +
 	@tar -C '$(KEPT)' --remove-files -cJf '$(KEPT)/raw.tar.xz' raw

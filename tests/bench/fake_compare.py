@@ -23,7 +23,8 @@ from measure import stats
 
 def run_fake(behaviour):
     def commands(_settings, folder):
-        return [Command((sys.executable, "-B", str(HERE / "fake_section.py"), behaviour, str(folder)), "fake.txt")]
+        return [Command((sys.executable, "-B", str(HERE / "fake_section.py"), behaviour, str(folder)), "fake.txt",
+                        judged_worse=4)]
     return commands
 
 

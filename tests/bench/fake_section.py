@@ -2,6 +2,7 @@
 
     good        writes results.json, with progress on stderr
     slow        the same, and then measures on until it is told to stop, when it writes what it has
+    worse       the same, and ends with 4: measured, and io_uring is not the better one
     bad         says why on stderr and ends with 1
     none        ends with 3: no io_uring here
     garbage     writes something that is no JSON
@@ -50,6 +51,8 @@ def main():
         (folder / "results.json").write_text('{"ratios": null}')
     else:
         write(folder, 1.5)
+    if behaviour == "worse":
+        sys.exit(4)
 
 
 main()

@@ -103,7 +103,8 @@ class Compare(Reports):
         markdown = (self.report / "report.md").read_text(encoding="utf-8")
         self.assertIn("| ▲ | a workload (`good/cell`) | io_uring | epoll | CPU time | 1.50 [1.50, 1.50] | io_uring "
                       "better |", markdown)
-        self.assertIn("a table", markdown)
+        self.assertIn("[tables.txt](tables.txt)", markdown)
+        self.assertIn("a table", (self.report / "tables.txt").read_text(encoding="utf-8"))
         page = parsed(self.report / "index.html")
         self.assertIn("io_uring better", "".join(page.text))
         self.assertRegex(done.stdout, "good/cell +io_uring against epoll: CPU time +1.50 ")
@@ -139,6 +140,10 @@ class Compare(Reports):
         self.assertEqual(done.returncode, 1)
         self.assertEqual((self.status("missing")["status"], self.status("missing")["why"]),
                          ("missing", "/nowhere/at_all is not there"))
+
+    def test_a_comparison_that_we_lose_is_no_failure(self):
+        self.assertEqual(self.compare("worse").returncode, 0)
+        self.assertEqual(self.status("worse")["status"], "measured")
 
     def test_a_machine_without_io_uring_is_a_row(self):
         self.compare("none,good")
@@ -224,6 +229,14 @@ class Compare(Reports):
         self.assertEqual(self.results()["findings"], before["findings"])
         self.assertEqual(self.results()["machine"], before["machine"])
         self.assertTrue((self.report / "report.md").exists())
+
+    def test_a_report_says_what_was_measured_and_not_what_is_asked_for_now(self):
+        self.compare("good,ceilings", "--full")
+        self.compare("good,ceilings", "--report-only")
+        self.assertTrue(self.results()["full"])
+        self.compare("good,ceilings", "--section", "good")
+        self.assertFalse(self.results()["full"])
+        self.assertIn("some from a selection", (self.report / "report.md").read_text(encoding="utf-8"))
 
     def test_the_list_of_sections_measures_nothing(self):
         done = self.compare("good", "--list")
