@@ -226,7 +226,7 @@ def draw_rates_over_connections(every, folder, picture, what):
         axis.set_title(title)
         plain_numbers(axis.xaxis)
         axis.yaxis.set_major_formatter(ticker.FuncFormatter(
-            lambda value, _: f"{value / 1000:,.0f} k" if value % 1000 == 0 else f"{value / 1000:,.1f} k"))
+            lambda value, _: f"{value / 1000:,g} k" if value >= 1000 else f"{value:g}"))
         axis.set_xlabel("connections")
     axes[0, 0].set_ylabel(f"{what} a second")
     axes[0, 0].legend(loc="lower right", fontsize=7)
