@@ -444,8 +444,9 @@ def reproduce_blocks(data):
     return [
         ("h2", "Measure it again"),
         ("p", "Any single cell by one command, on a machine that does nothing else, and with DATA=folder if the files "
-              "were elsewhere than in build/. It measures the cell as the full run does. bench/*.md says how each of them "
-              "measures; the raw data has the two commands of every single run."),
+              "were elsewhere than in build/. It measures the cell as the full run does: its peak, and then 70 % of that "
+              "peak, which may be another rate than here. bench/*.md says how each of them measures; the raw data has the "
+              "two commands of every single run."),
         ("pre", f"{len(commands)} commands", "\n".join(commands)),
         ("table", ["section", "status", "measured", "took", "run", "commit", "why"], status, None),
         ("pre", "what was run for this report",

@@ -276,7 +276,7 @@ def cell_lines(cell):
     lines = [f"{cell['cell']}    {cell['title']}", *row_lines(cell), *ratio_lines(cell, pairs(cell))]
     equal = cell["equal_rate"]
     if equal:
-        lines += [f"  all at {table.number(equal['rate'])} req/s, 70 % of the lowest peak; latency from when a request "
+        lines += [f"  all at {table.number(equal['rate'])} req/s, 70 % of the lowest of their peaks; latency from when a request "
                   "was due", *row_lines(equal), *ratio_lines(equal, equal_rate_pairs(equal))]
     return lines
 
