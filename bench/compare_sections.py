@@ -150,7 +150,8 @@ def run_zero_copy(settings, folder):
 
 
 def run_ring(settings, folder):
-    return [program(settings.build / "nop_round_trips", folder / "nop", judged_worse=4), program(settings.build / "bench_instructions")]
+    return [program(settings.build / "nop_round_trips", folder / "nop", judged_worse=4),
+            program(settings.build / "bench_instructions")]
 
 
 def run_copy(settings, folder):

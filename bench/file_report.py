@@ -276,8 +276,8 @@ def cell_lines(cell):
     lines = [f"{cell['cell']}    {cell['title']}", *row_lines(cell), *ratio_lines(cell, pairs(cell))]
     equal = cell["equal_rate"]
     if equal:
-        lines += [f"  all at {table.number(equal['rate'])} req/s, 70 % of the lowest of their peaks; latency from when a request "
-                  "was due", *row_lines(equal), *ratio_lines(equal, equal_rate_pairs(equal))]
+        lines += [f"  all at {table.number(equal['rate'])} req/s, 70 % of the lowest of their peaks; latency from when a "
+                  "request was due", *row_lines(equal), *ratio_lines(equal, equal_rate_pairs(equal))]
     return lines
 
 
@@ -364,7 +364,8 @@ def disturbances(data):
     runs = [bool(run["figures"].get("disturbed")) for _, run in all_runs(data)]
     if sum(runs) * 20 <= len(runs):
         return []
-    return [f"{sum(runs)} of {len(runs)} runs were disturbed (the generator waited for its CPU): measure again on a quiet machine before "
+    return [f"{sum(runs)} of {len(runs)} runs were disturbed (the generator waited for its CPU): measure again on a quiet "
+            "machine before "
             "believing a verdict or a goal"]
 
 
