@@ -78,6 +78,7 @@ struct Connection {
   Form form = Form::single;    // of the receive in flight
   bool preempted = false;      // its send is being cancelled: others need the buffers
   bool fills_buffers = false;  // the last receive did
+  bool deaf = false;           // the multishot receive did not bring what it had promised
   bool hung_up = false;        // the peer sends no more; what it has sent may still be in the socket
   bool reset = false;          // to be closed by RST
   bool cut = false;            // which has been seen to
@@ -97,8 +98,10 @@ struct Connection {
 
   common_ring::Time last_active{};  // up to activity_grain ago
   common_ring::Time send_began{};
+  common_ring::Time promise_made{};
   common::Link<Connection> active{};    // not when closing; the one silent longest first
   common::Link<Connection> starving{};  // found the group empty
+  common::Link<Connection> promised{};  // its multishot receive has said that it will bring more
   common::Link<Connection> sends{};     // a send is in flight, oldest first
   std::list<Connection>::iterator self{};
 };

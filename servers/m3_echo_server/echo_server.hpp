@@ -48,6 +48,9 @@ inline constexpr std::uint32_t spare_slots = 16;
 /// How long a send may be in flight while others find no buffer.
 inline constexpr std::chrono::milliseconds patience_with_readers{10};
 
+/// How long a multishot receive may say that more is there, and not bring it.
+inline constexpr std::chrono::milliseconds patience_with_promises{10};
+
 /// Of a connection's own buffer, where there is no group.
 inline constexpr std::uint32_t single_buffer_bytes = 16 << 10;
 
@@ -131,6 +134,8 @@ class EchoServer {
   void learn_what_is_missing(Form form);
   void take_bytes(Connection& connection, int result, std::uint32_t flags);
   void stop_receiving_when_full(Connection& connection);
+  void note_promise(Connection& connection, std::uint32_t flags);
+  void doubt_promises();
   void refill_group();
   void feed_starving();
   void preempt_stalled();
@@ -166,6 +171,7 @@ class EchoServer {
   std::list<Connection> connections_{};
   common::List<Connection, &Connection::active> active_{};  // not closing: the clients
   common::List<Connection, &Connection::starving> starving_{};
+  common::List<Connection, &Connection::promised> promised_{};  // the oldest promise first
   common::List<Connection, &Connection::sends> sends_{};
   std::list<Pieces> all_pieces_{};
   std::vector<Pieces*> free_pieces_{};

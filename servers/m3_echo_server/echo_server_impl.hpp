@@ -53,6 +53,7 @@ void EchoServer<Sqpoll>::keep_house() {
   if (group_ != nullptr) {
     refill_group();
     feed_starving();
+    doubt_promises();
   }
   if (behaviour_.idle_timeout_seconds > 0) close_idle();
   decide_how_to_wait();
@@ -79,6 +80,7 @@ void EchoServer<Sqpoll>::next_deadline(common_ring::Deadline& deadline) const {
   if (behaviour_.idle_timeout_seconds > 0 && !active_.empty()) {
     deadline.at_most_until(active_.first()->last_active + idle_timeout());
   }
+  if (!promised_.empty()) deadline.at_most_until(promised_.first()->promise_made + patience_with_promises);
   if (starving_.empty() || sends_.empty()) return;
   const Connection& oldest = *sends_.first();
   if (!oldest.preempted && oldest.state != Connection::State::closing) {
@@ -210,10 +212,11 @@ void EchoServer<Sqpoll>::receive(Connection& connection) {
 // With the cap it ends by itself when the queue could be full; it counts what comes, and not what is queued,
 // so a client that reads as fast as it writes has a new receive every 64 KiB. Without the cap a multishot takes
 // up to 32 buffers at once from a socket that has so much, before a cancellation is heard; so while a client
-// fills buffers, it is received from one by one.
+// fills buffers, it is received from one by one. So is who may have more to say than a multishot has brought.
 template <bool Sqpoll>
 void EchoServer<Sqpoll>::receive_from_group(Connection& connection) {
-  const bool one_by_one = connection.hung_up || (connection.fills_buffers && !has_cap_);
+  const bool one_by_one =
+      connection.hung_up || connection.deaf || (connection.fills_buffers && !has_cap_);
   connection.form = one_by_one ? Form::one : has_cap_ ? Form::capped : Form::multishot;
   connection.receiving = start(Kind::receive, connection, [&](io_uring_sqe& sqe, Token token) {
     if (connection.form == Form::one) {
@@ -268,6 +271,34 @@ void EchoServer<Sqpoll>::on_received(Connection& connection, int result, std::ui
   if (ended) connection.receiving.reset();
   if (result > 0 || (flags & IORING_CQE_F_BUFFER) != 0) take_bytes(connection, result, flags);
   if (ended) after_receive_ended(connection, result);
+  note_promise(connection, flags);
+}
+
+// A multishot receive can go deaf (seen on 6.18, docs/kernel-facts.md): in front of an urgent byte TCP says EAGAIN to
+// a receive whose thread has a signal pending. That is how task work is announced without DEFER_TASKRUN; the receive
+// waits for the next segment then, with all that has come lying there. But it has said before that there is more
+// (SOCK_NONEMPTY), and what nearly always follows in the same turn is missed when it does not.
+template <bool Sqpoll>
+void EchoServer<Sqpoll>::note_promise(Connection& connection, std::uint32_t flags) {
+  promised_.remove(connection);
+  const bool is_multishot = connection.form == Form::multishot || connection.form == Form::capped;
+  if ((flags & IORING_CQE_F_SOCK_NONEMPTY) == 0 || !is_multishot || !connection.receiving ||
+      connection.state != Connection::State::open) {
+    return;
+  }
+  connection.promise_made = frame_.now();
+  promised_.push_back(connection);
+}
+
+// Perhaps there was nothing but the urgent byte. A receive of one looks first, and looks again after each EAGAIN as
+// long as the socket is readable.
+template <bool Sqpoll>
+void EchoServer<Sqpoll>::doubt_promises() {
+  while (!promised_.empty() && frame_.now() - promised_.first()->promise_made >= patience_with_promises) {
+    Connection& connection = *promised_.pop_front();
+    connection.deaf = true;
+    cancel(connection, *connection.receiving);
+  }
 }
 
 template <bool Sqpoll>
@@ -280,6 +311,7 @@ void EchoServer<Sqpoll>::take_bytes(Connection& connection, int result, std::uin
   if (segment.size == 0 || connection.state >= Connection::State::closing) return give_back(segment);
   if (from_group) hot_buffers_.wanted_one();
   connection.fills_buffers = from_group && segment.size == group_->buffer_size();
+  connection.deaf = false;
   gathering_.spoke(connection.spoke_in);
   ++counters_.requests;
   counters_.bytes_in += segment.size;
@@ -510,6 +542,7 @@ void EchoServer<Sqpoll>::begin_close(Connection& connection, bool reset) {
   if (reset && connection.queued > 0) ++counters_.errors;  // it is owed what is queued, and will not get it
   active_.remove(connection);
   starving_.remove(connection);
+  promised_.remove(connection);
   if (connection.receiving) cancel(connection, *connection.receiving);
   if (connection.watching) cancel(connection, *connection.watching);
   if (connection.sending) {

@@ -2,7 +2,6 @@
 // and what is its own: that bytes wait in a pipe, and that nothing but a POLL ever waits.
 
 #include <doctest/doctest.h>
-#include <netinet/in.h>
 #include <sys/socket.h>
 
 #include <chrono>
@@ -152,38 +151,24 @@ TEST_CASE("linked splice: a slow reader who has finished sending does not make t
 TEST_CASE("linked splice: an urgent byte neither makes the server spin nor keeps what comes behind it") {
   SKIP_WITHOUT_IO_URING();
   Server server(splice);
-  const common::Descriptor client(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  ::sockaddr_in name{};
-  name.sin_family = AF_INET;
-  name.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  name.sin_port = htons(static_cast<std::uint16_t>(std::stoi(server.port())));
-  const void* const address = &name;
-  REQUIRE(::connect(client.get(), static_cast<const ::sockaddr*>(address), sizeof name) == 0);
-  const ::timeval time{.tv_sec = tests::long_enough.count(), .tv_usec = 0};
-  ::setsockopt(client.get(), SOL_SOCKET, SO_RCVTIMEO, &time, sizeof time);
-  std::string back;
-  const auto receive = [&](std::size_t length) {
-    for (char byte = 0; back.size() < length && ::recv(client.get(), &byte, 1, 0) == 1;) back += byte;
-  };
-  CHECK(::send(client.get(), "before", 6, MSG_NOSIGNAL) == 6);
-  CHECK(::send(client.get(), "!", 1, MSG_NOSIGNAL | MSG_OOB) == 1);
-  receive(6);
+  Client client(server.where());
+  client.send_all("before");
+  client.send_urgent('!');
+  CHECK(client.receive_exactly(6) == "before");
   std::this_thread::sleep_for(300ms);  // the urgent byte, and nothing behind it
-  CHECK(::send(client.get(), "behind", 6, MSG_NOSIGNAL) == 6);
-  receive(12);
-  CHECK(::send(client.get(), "?", 1, MSG_NOSIGNAL | MSG_OOB) == 1);
-  CHECK(::send(client.get(), "end", 3, MSG_NOSIGNAL) == 3);
-  receive(15);
+  client.send_all("behind");
+  CHECK(client.receive_exactly(6) == "behind");
+  client.send_urgent('?');
+  client.send_all("end");
+  CHECK(client.receive_exactly(3) == "end");
   server.signal(SIGSTOP);  // until the FIN is there as well: then SPLICE says 0 in front of an urgent byte
   std::this_thread::sleep_for(50ms);
-  CHECK(::send(client.get(), "!", 1, MSG_NOSIGNAL | MSG_OOB) == 1);
-  CHECK(::send(client.get(), "last", 4, MSG_NOSIGNAL) == 4);
-  ::shutdown(client.get(), SHUT_WR);
+  client.send_urgent('!');
+  client.send_all("last");
+  client.half_close();
   server.signal(SIGCONT);
-  receive(19);
-  CHECK(back == "beforebehindendlast");
-  char byte = 0;
-  CHECK(::recv(client.get(), &byte, 1, 0) == 0);
+  CHECK(client.receive_to_end() == "last");
+  CHECK(client.end() == tests::End::fin);
   CHECK(server.check_clean_end().counters.enters < 1000);
 }
 

@@ -215,6 +215,62 @@ TEST_CASE("echo server: a receive whose last completion brings bytes is armed ag
   CHECK(outcome.counters.rearms == 11);
 }
 
+// It can go deaf in front of an urgent byte (docs/kernel-facts.md). Here there is nothing behind that byte, which looks
+// the same.
+TEST_CASE("echo server: a multishot receive that does not bring what it has promised is asked anew, and once") {
+  SKIP_WITHOUT_MULTISHOT();
+  Seam seam;
+  std::atomic<bool> all_is_there{false};
+  seam.rule([&](const io_uring_sqe& sqe) {
+    while (is_receive(sqe) && !all_is_there) std::this_thread::sleep_for(1ms);
+    return false;
+  });
+  Server server(seam);
+  tests::Client client(server.where());
+  client.send_all("before");
+  client.send_urgent('!');
+  all_is_there = true;
+  CHECK(client.receive_exactly(6) == "before");
+  const io_uring_sqe promising = seam.last(IORING_OP_RECV);
+  CHECK(is_multishot(promising));
+  REQUIRE(eventually([&] { return seam.seen(IORING_OP_RECV) == 2; }));
+  CHECK(seam.last(IORING_OP_ASYNC_CANCEL).addr == promising.user_data);
+  CHECK(!is_multishot(seam.last(IORING_OP_RECV)));
+  const std::uint64_t enters = seam.enters;
+  std::this_thread::sleep_for(200ms);  // It is not doubted again and again.
+  CHECK(seam.enters - enters <= 1);
+  CHECK(seam.seen(IORING_OP_RECV) == 2);
+
+  client.send_all("behind");
+  CHECK(client.receive_exactly(6) == "behind");
+  for (int i = 0; i < 10; ++i) CHECK(echoes(client));
+  CHECK(is_multishot(seam.last(IORING_OP_RECV)));
+  CHECK(seam.seen(IORING_OP_RECV) == 3);
+  CHECK(seam.seen(IORING_OP_ASYNC_CANCEL) == 1);
+  client.close();
+  server.check_clean_end();
+}
+
+TEST_CASE("echo server: who goes while a promise is open is forgotten") {
+  SKIP_WITHOUT_MULTISHOT();
+  Seam seam;
+  seam.rule([](const io_uring_sqe& sqe) {
+    if (is_receive(sqe)) std::this_thread::sleep_for(2ms);  // so that all is there
+    return false;
+  });
+  Server server(seam);
+  for (int i = 0; i < 20; ++i) {
+    CAPTURE(i);
+    tests::Client client(server.where());
+    client.send_all("before");
+    client.send_urgent('!');
+    CHECK(client.receive_exactly(6) == "before");
+    i % 2 == 0 ? client.reset() : client.half_close();
+    if (i % 2 == 1) CHECK(client.receive_to_end() == "");
+  }
+  server.check_clean_end();
+}
+
 TEST_CASE("echo server: an accept whose last completion brings a client is armed again") {
   SKIP_WITHOUT_MULTISHOT();
   Seam seam;

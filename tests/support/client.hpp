@@ -90,6 +90,11 @@ class Client {
     return true;
   }
 
+  /// One byte of TCP's urgent data.
+  bool send_urgent(char byte) const {
+    return again_after_signal([&] { return ::send(fd_.get(), &byte, 1, MSG_NOSIGNAL | MSG_OOB); }) == 1;
+  }
+
   /// Sends as much as the connection takes, and gives up when it takes nothing more for `patience`. Returns the bytes.
   std::size_t send_what_fits(std::string_view bytes, std::chrono::milliseconds patience) const {
     const std::size_t all = bytes.size();
