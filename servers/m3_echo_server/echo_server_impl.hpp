@@ -215,8 +215,7 @@ void EchoServer<Sqpoll>::receive(Connection& connection) {
 // fills buffers, it is received from one by one. So is who may have more to say than a multishot has brought.
 template <bool Sqpoll>
 void EchoServer<Sqpoll>::receive_from_group(Connection& connection) {
-  const bool one_by_one =
-      connection.hung_up || connection.deaf || (connection.fills_buffers && !has_cap_);
+  const bool one_by_one = connection.hung_up || connection.deaf || (connection.fills_buffers && !has_cap_);
   connection.form = one_by_one ? Form::one : has_cap_ ? Form::capped : Form::multishot;
   connection.receiving = start(Kind::receive, connection, [&](io_uring_sqe& sqe, Token token) {
     if (connection.form == Form::one) {

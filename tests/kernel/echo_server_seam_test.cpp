@@ -217,7 +217,8 @@ TEST_CASE("echo server: a receive whose last completion brings bytes is armed ag
 
 // It can go deaf in front of an urgent byte (docs/kernel-facts.md). Here there is nothing behind that byte, which looks
 // the same.
-TEST_CASE("echo server: a multishot receive that does not bring what it has promised is asked anew, and once") {
+TEST_CASE(
+    "echo server: a multishot receive that does not bring what it has promised is asked anew, and once") {
   SKIP_WITHOUT_MULTISHOT();
   Seam seam;
   std::atomic<bool> all_is_there{false};
