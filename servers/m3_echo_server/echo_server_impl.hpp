@@ -276,7 +276,8 @@ void EchoServer<Sqpoll>::on_received(Connection& connection, int result, std::ui
 // A multishot receive can go deaf (seen on 6.18, docs/kernel-facts.md): in front of an urgent byte TCP says EAGAIN to
 // a receive whose thread has a signal pending. That is how task work is announced without DEFER_TASKRUN; the receive
 // waits for the next segment then, with all that has come lying there. But it has said before that there is more
-// (SOCK_NONEMPTY), and what nearly always follows in the same turn is missed when it does not.
+// (SOCK_NONEMPTY), and what nearly always follows in the same turn is missed when it does not. (Where nothing lies in
+// front of the urgent byte nothing is said, and nothing helps but DEFER_TASKRUN.)
 template <bool Sqpoll>
 void EchoServer<Sqpoll>::note_promise(Connection& connection, std::uint32_t flags) {
   promised_.remove(connection);

@@ -179,13 +179,18 @@ int listen_somewhere() {
   sockaddr_in address{};
   address.sin_family = AF_INET;
   address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  void* const any = &address;
+  if (bind(fd, static_cast<sockaddr*>(any), sizeof address) != 0 || listen(fd, 4096) != 0) return -1;
+  return fd;
+}
+
+void say_where(int listener) {
+  sockaddr_in address{};
   socklen_t size = sizeof address;
   void* const any = &address;
-  if (bind(fd, static_cast<sockaddr*>(any), size) != 0 || listen(fd, 4096) != 0) return -1;
-  getsockname(fd, static_cast<sockaddr*>(any), &size);
+  getsockname(listener, static_cast<sockaddr*>(any), &size);
   std::printf("listening 127.0.0.1:%d\n", ntohs(address.sin_port));
   std::fflush(stdout);
-  return fd;
 }
 
 }  // namespace
@@ -194,5 +199,7 @@ int main(int argc, char** argv) {
   common::raise_descriptor_limit(16'384);
   const int listener = listen_somewhere();
   if (argc < 2 || listener < 0) return 2;
-  Server(argv[argc - 1], listener).run();
+  Server server(argv[argc - 1], listener);
+  say_where(listener);  // Whoever reads it counts our descriptors, so all are there.
+  server.run();
 }
