@@ -89,7 +89,7 @@ class Sender {
 
   std::size_t window() const { return window_; }
 
-  /// All messages so far.
+  /// All messages that a socket has taken so far; also those of a run that failed.
   std::uint64_t sent() const { return sent_; }
 
   /// 0, or the -errno of IORING_REGISTER_BUFFERS: without it there is no way `registered`.
@@ -99,7 +99,6 @@ class Sender {
   /// std::system_error for the first send that failed, and then, too, nothing is left in flight.
   Run run(Way way, std::uint64_t sends) {
     run_ = {.sends = sends};
-    sent_ += sends;
     error_ = 0;
     const auto began = std::chrono::steady_clock::now();
     const double cpu = cpu_time();
@@ -135,6 +134,7 @@ class Sender {
   void run_calls(std::uint64_t sends) {
     for (std::uint64_t sent = 0; sent < sends && error_ == 0; ++sent) {
       const ::ssize_t result = ::send(socket_, message(Way::system_call), size_, shape_.flags | MSG_NOSIGNAL);
+      sent_ += result >= 0 ? 1U : 0U;
       if (result != static_cast<::ssize_t>(size_)) error_ = result < 0 ? -errno : -EMSGSIZE;
       read_again(1);
     }
@@ -195,8 +195,9 @@ class Sender {
     if ((cqe.flags & IORING_CQE_F_NOTIF) != 0) {
       ++run_.notified;
       if ((static_cast<std::uint32_t>(cqe.res) & uring::abi::notif_usage_zc_copied) != 0) ++run_.copied;
-    } else if (cqe.res != static_cast<int>(size_) && error_ == 0) {
-      error_ = cqe.res < 0 ? cqe.res : -EMSGSIZE;
+    } else {
+      sent_ += cqe.res >= 0 ? 1U : 0U;
+      if (cqe.res != static_cast<int>(size_) && error_ == 0) error_ = cqe.res < 0 ? cqe.res : -EMSGSIZE;
     }
     if ((cqe.flags & IORING_CQE_F_MORE) != 0) return;  // the notification is still to come
     busy_[cqe.user_data] = false;

@@ -57,8 +57,9 @@ bool forbid_unshare() {
          ::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) == 0;
 }
 
-/// A shell command as uid 65534 (where we are root), and, if `forbid`, without unshare.
-tests::ShellResult shell_without_rights(const std::string& command, bool forbid) {
+/// A shell command as this user (where we are root), and, if `forbid`, without unshare. Each test has a user of its
+/// own: locked memory is counted for each, and a ring's is given back some time after the program has ended.
+tests::ShellResult shell_without_rights(const std::string& command, ::uid_t user, bool forbid) {
   const tests::TemporaryFolder folder;
   const std::string output = folder.path() / "output";
   const int file = ::open(output.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
@@ -67,7 +68,7 @@ tests::ShellResult shell_without_rights(const std::string& command, bool forbid)
   if (child == 0) {
     ::dup2(file, STDOUT_FILENO);
     ::dup2(file, STDERR_FILENO);
-    if (::geteuid() == 0 && (::setgid(65534) != 0 || ::setuid(65534) != 0)) ::_exit(126);
+    if (::geteuid() == 0 && (::setgid(user) != 0 || ::setuid(user) != 0)) ::_exit(126);
     if (forbid && !forbid_unshare()) ::_exit(126);
     ::execl("/bin/sh", "sh", "-c", command.c_str(), nullptr);
     ::_exit(127);
@@ -114,7 +115,7 @@ TEST_CASE(
 TEST_CASE(
     "bench_zero_copy where no namespace may be made: says which step failed, and measures loopback instead") {
   SKIP_WITHOUT_IO_URING();
-  const tests::ShellResult result = shell_without_rights(program, true);
+  const tests::ShellResult result = shell_without_rights(program, 65533, true);
   INFO(result.output);
   REQUIRE(result.status == 0);
   CHECK(contains(result.output,
@@ -128,10 +129,19 @@ TEST_CASE(
 
 TEST_CASE("bench_zero_copy without rights: a user namespace gives it the device, or it says why not") {
   SKIP_WITHOUT_IO_URING();
-  const tests::ShellResult result = shell_without_rights(program, false);
+  const tests::ShellResult result = shell_without_rights(program, 65532, false);
   INFO(result.output);
   REQUIRE(result.status == 0);
   CHECK(contains(result.output, "no device to send to") != contains(result.output, "the device was given"));
+}
+
+// Some sends of a batch are refused then, and the others are packets all the same.
+TEST_CASE("bench_zero_copy with little memory to lock: says what was refused, and counts what was sent") {
+  SKIP_WITHOUT_IO_URING();
+  const tests::ShellResult result = shell_without_rights("ulimit -l 1024; " + program, 65531, false);
+  INFO(result.output);
+  REQUIRE(result.status == 0);
+  CHECK(contains(result.output, "SEND_ZC             refused: Cannot allocate memory (ENOMEM)"));
 }
 
 TEST_CASE("bench_zero_copy: a word that it does not know is a usage error") {
