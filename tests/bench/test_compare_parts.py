@@ -2,10 +2,14 @@
 real raw data (samples/), and data by hand where a test must know what comes out."""
 
 import json
+import os
 import pathlib
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 import unittest
 import xml.etree.ElementTree
 
@@ -582,6 +586,24 @@ class Sections(unittest.TestCase):
         one = compare_sections.signature(section, self.settings(), pathlib.Path("raw"))
         self.assertEqual(one, compare_sections.signature(section, self.settings(), pathlib.Path("raw")))
         self.assertNotEqual(one, compare_sections.signature(section, self.settings(True), pathlib.Path("raw")))
+
+
+class Ending(unittest.TestCase):
+    def test_who_interrupts_again_does_not_leave_running_what_will_not_end(self):
+        program = subprocess.Popen(["sh", "-c", "trap '' TERM; echo ready; while :; do sleep 60; done"],
+                                   stdout=subprocess.PIPE, start_new_session=True)
+        self.addCleanup(program.stdout.close)
+        self.addCleanup(program.kill)
+        self.assertEqual(program.stdout.readline(), b"ready\n")
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        again = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
+        again.start()
+        began = time.monotonic()
+        compare.end(program)
+        again.join()
+        signal.signal(signal.SIGINT, before)
+        self.assertEqual(program.returncode, -signal.SIGKILL)
+        self.assertLess(time.monotonic() - began, compare.STOP_SECONDS)
 
 
 class Resume(unittest.TestCase):

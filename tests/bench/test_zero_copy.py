@@ -3,9 +3,11 @@
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 
 import zero_copy
@@ -25,17 +27,22 @@ def end(*_):
     os.write(1, b'{"leaks": 0, "zc_sends": 7, "zc_copied": 7}\\n')
     os._exit(0)
 signal.signal(signal.SIGTERM, end)
+if "FAKE_HANG" in os.environ:
+    open(os.path.join(os.environ["FAKE_HANG"], str(os.getpid())), "w").close()
 print("listening 127.0.0.1:%d" % (1 if m4 else 2), flush=True)
 while True:
     signal.pause()
 """
 LOAD = """
-import json, os, sys
+import json, os, sys, time
 if sys.argv[1] == "make-files":
     sys.exit(0)
 words = dict(zip(sys.argv, sys.argv[1:]))
 def run(cost):
     return {"ok": True, "traffic": [{"per_second": 1e6 / cost}], "server_cpu_us_per_message": cost}
+if "FAKE_HANG" in os.environ:
+    open(os.path.join(os.environ["FAKE_HANG"], str(os.getpid())), "w").close()
+    time.sleep(600)
 if os.environ.get("FAKE_WRONG_BYTE"):
     print(json.dumps({"ok": False, "wrong": {"kind": "wrong byte", "sentence": "byte 7"}}))
     sys.exit(1)
@@ -49,6 +56,13 @@ else:
 """
 
 
+def is_running(pid):
+    try:
+        return ") Z " not in pathlib.Path("/proc", str(pid), "stat").read_text()
+    except OSError:
+        return False
+
+
 class ZeroCopy(unittest.TestCase):
     def setUp(self):
         folder = tempfile.TemporaryDirectory(prefix="zero_copy_test_")
@@ -58,9 +72,12 @@ class ZeroCopy(unittest.TestCase):
             (self.folder / name).write_text(f"#!{sys.executable} -BSE\n{text}")
             (self.folder / name).chmod(0o755)
 
+    def command(self, *words):
+        return [sys.executable, "-B", SCRIPT, "--build", self.folder, "--results", self.folder / "results",
+                "--seconds", "0.01", *words]
+
     def run_it(self, *words, **fakes):
-        return subprocess.run([sys.executable, "-B", SCRIPT, "--build", self.folder, "--results", self.folder / "results",
-                               "--seconds", "0.01", *words], capture_output=True, text=True, timeout=PATIENCE,
+        return subprocess.run(self.command(*words), capture_output=True, text=True, timeout=PATIENCE,
                               stdin=subprocess.DEVNULL, env=os.environ | fakes)
 
     def test_each_size_has_a_row_and_the_ratio_is_above_1_where_zero_copy_is_cheaper(self):
@@ -82,6 +99,26 @@ class ZeroCopy(unittest.TestCase):
             done = self.run_it(FAKE_DEAD=str(status))
             self.assertEqual(done.returncode, status)
             self.assertIn("no ring here", done.stderr)
+
+    def test_a_signal_ends_it_and_leaves_nothing_running(self):
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with self.subTest(number), tempfile.TemporaryDirectory() as pids:
+                script = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                                          env=os.environ | {"FAKE_HANG": pids})
+                self.addCleanup(script.kill)
+                end = time.monotonic() + PATIENCE
+                while len(os.listdir(pids)) < 3 and time.monotonic() < end:  # both servers, and the generator
+                    time.sleep(0.01)
+                script.send_signal(number)
+                status = script.wait(PATIENCE)
+                started = [int(pid) for pid in os.listdir(pids)]
+                end = time.monotonic() + 10  # for those who are being killed
+                while any(is_running(pid) for pid in started) and time.monotonic() < end:
+                    time.sleep(0.01)
+                left = [pid for pid in started if is_running(pid)]
+                for pid in left:
+                    os.kill(pid, signal.SIGKILL)
+                self.assertEqual((status, left, len(started)), (130, [], 3))
 
     def test_fewer_than_three_blocks_could_not_be_judged(self):
         self.assertEqual(self.run_it("--blocks", "2").returncode, 2)
