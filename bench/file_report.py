@@ -365,8 +365,7 @@ def disturbances(data):
     if sum(runs) * 20 <= len(runs):
         return []
     return [f"{sum(runs)} of {len(runs)} runs were disturbed (the generator waited for its CPU): measure again on a quiet "
-            "machine before "
-            "believing a verdict or a goal"]
+            "machine before believing a verdict or a goal"]
 
 
 def worker_cpus(data):

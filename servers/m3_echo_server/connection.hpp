@@ -69,6 +69,9 @@ struct Pieces {
 /// receive into a buffer of the group.
 enum class Form : std::uint8_t { single, one, multishot, capped };
 
+/// It stays armed when it has brought something.
+constexpr bool is_multishot(Form form) noexcept { return form == Form::multishot || form == Form::capped; }
+
 struct Connection {
   enum class State : std::uint8_t { open, draining, closing, closed };
 

@@ -246,10 +246,7 @@ void EchoServer<Sqpoll>::on_hangup(Connection& connection, int result) {
   if (connection.state >= Connection::State::closing) return;
   if (result == -ENOMEM) return watch_for_hangup(connection);  // it got no SQE
   connection.hung_up = true;
-  if (!connection.receiving) return;
-  if (connection.form == Form::multishot || connection.form == Form::capped) {
-    cancel(connection, *connection.receiving);
-  }
+  if (connection.receiving && is_multishot(connection.form)) cancel(connection, *connection.receiving);
 }
 
 // There is one buffer, so nothing is received before it has been sent.
@@ -281,11 +278,9 @@ void EchoServer<Sqpoll>::on_received(Connection& connection, int result, std::ui
 template <bool Sqpoll>
 void EchoServer<Sqpoll>::note_promise(Connection& connection, std::uint32_t flags) {
   promised_.remove(connection);
-  const bool is_multishot = connection.form == Form::multishot || connection.form == Form::capped;
-  if ((flags & IORING_CQE_F_SOCK_NONEMPTY) == 0 || !is_multishot || !connection.receiving ||
-      connection.state != Connection::State::open) {
-    return;
-  }
+  const bool brings_more = connection.receiving && is_multishot(connection.form);
+  if ((flags & IORING_CQE_F_SOCK_NONEMPTY) == 0 || !brings_more) return;
+  if (connection.state != Connection::State::open) return;
   connection.promise_made = frame_.now();
   promised_.push_back(connection);
 }
