@@ -94,8 +94,8 @@ inline void link_timeout(io_uring_sqe& sqe, const __kernel_timespec* time, std::
 /// Cancels one operation that was submitted with `target`, of whatever kind. Needs Linux 5.5.
 /// CQE: res = 0: found, and it completes with -ECANCELED (a send that had begun: with the bytes sent). -ENOENT:
 /// nothing of that name is waiting, so its CQE is there or on its way. -EALREADY: a worker thread runs it and is
-/// interrupted; its CQE comes when it stops (-EINTR; 6.18 even shows a -512 of the kernel's own, ERESTARTSYS, for
-/// splice and open).
+/// interrupted; its CQE comes when it stops: -EINTR. (Some kernels, 6.18.44 among them, show a number of their own
+/// instead, -512, ERESTARTSYS, for splice and open. 7.3 and the newest 6.12 do not. Take both for "interrupted".)
 inline void async_cancel(io_uring_sqe& sqe, Token target, Token token) noexcept {
   fill(sqe, IORING_OP_ASYNC_CANCEL, -1, target.bits, 0, 0, token);
 }

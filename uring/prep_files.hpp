@@ -51,7 +51,7 @@ inline void read(io_uring_sqe& sqe, int fd, void* buffer, std::uint32_t length, 
 /// pwrite(2) of `length` bytes at `offset`. Needs Linux 5.6. Data: `buffer`, unchanged until the CQE.
 /// CQE: res = bytes. -EBADF, -ENOSPC, -EFBIG, -EFAULT.
 /// Not for sockets: if the peer is gone, this raises SIGPIPE in the submitting thread like write(2), and the default
-/// action is death. send (prep_sockets.hpp) never does. For pipes there is no other way: ignore the signal.
+/// action is death. send (prep_sockets.hpp) never does. For pipes: write_no_signal.
 inline void write(io_uring_sqe& sqe, int fd, const void* buffer, std::uint32_t length, std::uint64_t offset,
                   Token token) noexcept {
   fill(sqe, IORING_OP_WRITE, fd, address(buffer), length, offset, token);

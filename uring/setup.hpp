@@ -87,7 +87,7 @@ struct SetupFlag {
   const char* refused;  // why this layer does not implement it; null: it does
 };
 
-/// Every setup flag up to Linux 6.18 and the two announced after it.
+/// Every setup flag up to Linux 7.3.
 inline constexpr std::array setup_flag_table{
     SetupFlag{IORING_SETUP_IOPOLL, "IORING_SETUP_IOPOLL", "completions would have to be polled for"},
     SetupFlag{IORING_SETUP_SQPOLL, "IORING_SETUP_SQPOLL", nullptr},
@@ -111,7 +111,8 @@ inline constexpr std::array setup_flag_table{
               "completions would have to be polled for"},
     SetupFlag{abi::setup_cqe_mixed, "IORING_SETUP_CQE_MIXED", "this layer reads CQEs of 16 bytes"},
     SetupFlag{abi::setup_sqe_mixed, "IORING_SETUP_SQE_MIXED", "this layer writes SQEs of 64 bytes"},
-    SetupFlag{abi::setup_sq_rewind, "IORING_SETUP_SQ_REWIND", "this layer's SQ tail runs freely"},
+    SetupFlag{abi::setup_sq_rewind, "IORING_SETUP_SQ_REWIND",
+              "this layer's SQ tail runs freely, so that a short submit loses nothing"},
 };
 
 /// "IORING_SETUP_CLAMP|IORING_SETUP_SUBMIT_ALL"; unknown bits as "bit 27"; "none" for 0.
