@@ -153,6 +153,23 @@ struct query_opcodes_answer {
 };
 static_assert(sizeof(query_opcodes_answer) == 48);
 
+inline constexpr std::uint32_t query_zcrx = 1;  // 6.19: query_zcrx_answer
+
+/// What the kernel knows about zero-copy receive: 40 bytes.
+struct query_zcrx_answer {
+  std::uint64_t register_flags;  // zcrx_reg_nodev, ...
+  std::uint64_t area_flags;
+  std::uint32_t nr_ctrl_opcodes;  // of register_zcrx_ctrl: 2 in 6.19, 3 in 7.2, 4 in 7.3
+  std::uint32_t features;
+  std::uint32_t rq_hdr_size;
+  std::uint32_t rq_hdr_alignment;
+  std::uint64_t resv2;
+};
+static_assert(sizeof(query_zcrx_answer) == 40);
+
+inline constexpr std::uint32_t zcrx_reg_nodev =
+    2;  // 7.1: in flags of register_zcrx_ifq: no card, all is copied
+
 /// Argument of IORING_REGISTER_RESTRICTIONS with fd -1 (7.0): 16 bytes, and behind them `count` io_uring_restriction.
 /// They bind every ring that this task and its children create later. Needs no_new_privs or CAP_SYS_ADMIN (-EACCES).
 struct task_restriction {

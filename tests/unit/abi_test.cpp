@@ -256,6 +256,10 @@ TEST_CASE("our constants have the header's values, where the header knows them")
           offsetof(io_uring_query_opcode, ring_setup_flags));
   SAME_AS(offsetof(abi::query_opcodes_answer, enter_flags), offsetof(io_uring_query_opcode, enter_flags));
   SAME_AS(offsetof(abi::query_opcodes_answer, sqe_flags), offsetof(io_uring_query_opcode, sqe_flags));
+  SAME_AS(abi::query_zcrx, IO_URING_QUERY_ZCRX);
+  SAME_AS(sizeof(abi::query_zcrx_answer), sizeof(io_uring_query_zcrx));
+  SAME_AS(offsetof(abi::query_zcrx_answer, nr_ctrl_opcodes), offsetof(io_uring_query_zcrx, nr_ctrl_opcodes));
+  SAME_AS(abi::zcrx_reg_nodev, ZCRX_REG_NODEV);
   SAME_AS(sizeof(abi::bpf_filter), sizeof(io_uring_bpf));
   SAME_AS(offsetof(abi::bpf_filter, opcode), offsetof(io_uring_bpf, filter.opcode));
   SAME_AS(offsetof(abi::bpf_filter, filter_len), offsetof(io_uring_bpf, filter.filter_len));
