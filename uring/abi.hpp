@@ -216,7 +216,7 @@ struct buf_reg {
   std::uint32_t ring_entries;  // a power of two, at most 32768
   std::uint16_t bgid;          // the group: sqe->buf_group of those who take buffers from it
   std::uint16_t flags;         // pbuf_ring_*
-  std::uint32_t min_left;      // 7.1, and 6.18.44: see below
+  std::uint32_t min_left;      // 7.1, 6.18.44, 6.12.90: see above
   std::uint32_t resv[5];       // must be zero
 };
 

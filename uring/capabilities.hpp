@@ -103,7 +103,7 @@ inline bool query(const Kernel& kernel, Capabilities& found) {
 inline std::size_t page_bytes() noexcept { return static_cast<std::size_t>(::sysconf(_SC_PAGESIZE)); }
 
 /// Sets up a ring of two entries with `flags`, nothing mapped: its descriptor, or -errno. Two, because with
-/// IORING_SETUP_SQE_MIXED a large SQE must have room: one entry is -EINVAL.
+/// IORING_SETUP_SQE_MIXED a large SQE must have room: one entry is -EOVERFLOW.
 inline int try_setup(const Kernel& kernel, std::uint32_t flags, io_uring_params& params,
                      std::byte* memory = nullptr) {
   params = {};

@@ -179,7 +179,7 @@ constexpr Row newer[] = {
      "IORING_TIMEOUT_IMMEDIATE_ARG: a time-out without memory beside it"},
     {"the end of an incremental buffer", "7.1", "tried", tried<&Findings::buffer_min_left>,
      "whole buffers only",
-     "io_uring_buf_reg.min_left: a rest too small to be useful is not offered (also 6.18.44)"},
+     "io_uring_buf_reg.min_left: a rest too small to be of use is not offered (also late 6.12, 6.18)"},
     {"zero-copy receive without a card", "7.1", "query",
      [](const Findings& found) {
        return known(found, (found.asked.zcrx_register_flags & abi::zcrx_reg_nodev) != 0);

@@ -7,7 +7,8 @@
 //
 // It is printed after doctest has returned, so a binary that dies on the way prints none, and the runner takes the
 // missing line for a failure. With TEST_TITLES=FILE in the environment the title of each test case is appended to
-// FILE when it starts: the last one is the test that died or hung.
+// FILE when it starts: the last one is the test that died or hung. With TEST_RESULTS=FILE its result is appended when it
+// ends: `outcome <tab> title <tab> words`, where the outcome of a test that passed can be "differs" (fact.hpp).
 //
 // doctest's signal handlers are off. They would stand in the way of the sanitizers', which say more about a crash,
 // and a child that a test forks would inherit them.
@@ -17,6 +18,7 @@
 #include <doctest/doctest.h>
 #include <linux/io_uring.h>
 #include <sys/syscall.h>
+#include <sys/utsname.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -27,6 +29,7 @@
 #include <string_view>
 #include <vector>
 
+#include "tests/support/fact.hpp"
 #include "tests/support/skip.hpp"
 
 namespace {
@@ -39,6 +42,8 @@ struct Count {
 
   const doctest::TestCaseData* running = nullptr;
   bool running_skipped = false;
+  std::string differs{};  // how the running test's fact differs here
+  std::string words{};    // why it was skipped
 };
 
 Count count;
@@ -48,13 +53,27 @@ bool is_set(const char* name) {
   return value != nullptr && *value != '\0' && std::string_view(value) != "0";
 }
 
-void append_title(const char* title) {
-  const char* path = std::getenv("TEST_TITLES");
+// Appends a line to the file that the environment variable `name` names, if it does.
+void append_to(const char* name, const std::string& line) {
+  const char* path = std::getenv(name);
   if (path == nullptr) return;
   if (std::FILE* file = std::fopen(path, "ae")) {
-    std::fprintf(file, "%s\n", title);
+    std::fprintf(file, "%s\n", line.c_str());
     std::fclose(file);
   }
+}
+
+bool is_fact(const doctest::TestCaseData& test) {
+  return test.m_test_suite != nullptr && std::string_view(test.m_test_suite) == tests::fact_suite;
+}
+
+bool kernel_is_newer_than_known() {
+  utsname name{};
+  int major = 0;
+  int minor = 0;
+  if (uname(&name) != 0 || std::sscanf(name.release, "%d.%d", &major, &minor) != 2) return false;
+  const auto [known_major, known_minor] = tests::newest_known_kernel;
+  return major != known_major ? major > known_major : minor > known_minor;
 }
 
 struct Listener : doctest::IReporter {
@@ -63,19 +82,29 @@ struct Listener : doctest::IReporter {
   void test_case_start(const doctest::TestCaseData& test) override {
     count.running = &test;
     count.running_skipped = false;
-    append_title(test.m_name);
+    count.differs.clear();
+    count.words.clear();
+    append_to("TEST_TITLES", test.m_name);
   }
 
   // Called once per test case, after its last subcase.
   void test_case_end(const doctest::CurrentTestCaseStats& stats) override {
-    if (!stats.testCaseSuccess) {
+    const std::string title = count.running->m_name;
+    if (!stats.testCaseSuccess && is_fact(*count.running) && kernel_is_newer_than_known()) {
+      std::printf("changed: %s\n", title.c_str());
+      ++count.skipped;
+      append_to("TEST_RESULTS", "changed\t" + title + "\t");
+    } else if (!stats.testCaseSuccess) {
       ++count.failed;
-      count.failures.push_back(std::string(count.running->m_name) + " (" + count.running->m_file.c_str() +
-                               ":" + std::to_string(count.running->m_line) + ")");
+      count.failures.push_back(title + " (" + count.running->m_file.c_str() + ":" +
+                               std::to_string(count.running->m_line) + ")");
+      append_to("TEST_RESULTS", "failed\t" + title + "\t");
     } else if (count.running_skipped) {
       ++count.skipped;
+      append_to("TEST_RESULTS", "skipped\t" + title + "\t" + count.words);
     } else {
       ++count.passed;
+      append_to("TEST_RESULTS", (count.differs.empty() ? "holds\t" : "differs\t") + title + "\t" + count.differs);
     }
     count.running = nullptr;
   }
@@ -114,8 +143,16 @@ int io_uring_refusal() {
 
 void tests::skip(const char* file, int line, std::string_view why) {
   count.running_skipped = true;
+  count.words = why;
   std::printf("skipped: %s: %.*s (%s:%d)\n", count.running ? count.running->m_name : "?",
               static_cast<int>(why.size()), why.data(), file, line);
+  std::fflush(stdout);
+}
+
+void tests::differs(std::string_view how) {
+  count.differs = how;
+  std::printf("differs: %s: %.*s\n", count.running ? count.running->m_name : "?", static_cast<int>(how.size()),
+              how.data());
   std::fflush(stdout);
 }
 
@@ -132,8 +169,9 @@ int main(int argc, char** argv) {
   doctest::Context context;
   context.setOption("no-intro", true);
   context.applyCommandLine(argc, argv);
-  const int status = context.run();
+  int status = context.run();
   if (context.shouldExit()) return status;  // --list-test-cases and the like ran nothing
+  if (count.failed == 0) status = 0;        // what doctest calls failed may have been counted as "changed"
   for (const std::string& failure : count.failures) std::printf("failed: %s\n", failure.c_str());
   std::printf("suite: %d passed, %d failed, %d skipped\n", count.passed, count.failed, count.skipped);
   return status;
