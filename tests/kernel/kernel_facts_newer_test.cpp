@@ -139,9 +139,7 @@ FACT("a send_zc can give its notification a token of its own; F_MORE and F_NOTIF
   CHECK(read_some(pair.there) == "helloworld");
 }
 
-FACT(
-    "the addresses of a direct descriptor's socket can be asked for; a short buffer is told the true "
-    "length") {
+FACT("the addresses of a slot's socket can be asked for; a short buffer is told the true length") {
   SKIP_WITHOUT_IO_URING();
   TestRing ring;
   SKIP_UNLESS(uring::trials::socket_addresses(ring.ring()), "SOCKET_URING_OP_GETSOCKNAME needs Linux 6.19");
@@ -220,9 +218,7 @@ FACT("send and recv use registered buffers by index and address, as READ_FIXED d
   CHECK(ring.result(4) == -EFAULT);
 }
 
-FACT(
-    "with min_left an incremental buffer is finished when less than that is left of it; without, when it is "
-    "full") {
+FACT("with min_left an incremental buffer is finished when less than that is left of it") {
   SKIP_WITHOUT_IO_URING();
   TestRing ring;
   SKIP_UNLESS(uring::trials::buffer_min_left(ring.ring()), "min_left needs Linux 7.1, 6.18.44 or 6.12.90");
@@ -264,9 +260,7 @@ FACT(
 
 // ---- SQEs at other places ---------------------------------------------------------------------------------
 
-FACT(
-    "under SQ_REWIND each enter begins at SQE 0: after a short submit the rest is not where the kernel "
-    "looks") {
+FACT("under SQ_REWIND each enter begins at SQE 0: a short submit's rest is not where it looks") {
   SKIP_WITHOUT_IO_URING();
   constexpr std::uint32_t rewind = abi::setup_no_sqarray | abi::setup_sq_rewind;
   SKIP_UNLESS(tests::kernel::try_setup(8, rewind) == 0, "IORING_SETUP_SQ_REWIND needs Linux 7.0");
@@ -299,9 +293,7 @@ FACT(
   CHECK(ring.results(2) == "3:0 4:0");
 }
 
-FACT(
-    "with SQE_MIXED a large SQE is two slots that lie side by side: one entry is too few, the last slot "
-    "refused") {
+FACT("with SQE_MIXED a large SQE is two neighbouring slots: it cannot begin in the last one") {
   SKIP_WITHOUT_IO_URING();
   SKIP_UNLESS(tests::kernel::try_setup(2, abi::setup_sqe_mixed) == 0,
               "IORING_SETUP_SQE_MIXED needs Linux 6.19");
@@ -333,9 +325,7 @@ int restrict_task_to_reads() {
   return register_without_ring(IORING_REGISTER_RESTRICTIONS, &restrictions, 1);
 }
 
-FACT(
-    "a task can restrict all rings that it will make, once and for its children too: what is not allowed is "
-    "EACCES") {
+FACT("a task can restrict all rings that it and its children will make: the rest is EACCES") {
   SKIP_WITHOUT_IO_URING();
   SKIP_UNLESS(uring::trials::task_restrictions(), "restrictions of a task need Linux 7.0");
   const int end = in_child([] {
@@ -355,9 +345,7 @@ FACT(
   CHECK(end == 0);
 }
 
-FACT(
-    "a BPF filter judges SQEs by what they ask for: a refusal is EACCES in the CQE, and filters only add "
-    "up") {
+FACT("a BPF filter judges SQEs by what they ask for: a refusal is EACCES, filters only add up") {
   SKIP_WITHOUT_IO_URING();
   SKIP_UNLESS(uring::trials::bpf_filters(), "IORING_REGISTER_BPF_FILTER needs Linux 7.0");
   const int end = in_child([] {
