@@ -5,6 +5,7 @@
 #   build/tsan/    ThreadSanitizer, asserts on: the mock-kernel tests
 #   build/fast/    no sanitizer, asserts on: `make test-fast`, for the minutes between two edits
 #   build/clang/   the same four below one more folder, with `make CXX=clang++ …`
+#   build/arm64/   and with `make CXX=aarch64-linux-gnu-g++ …`, for the guests of tests/kernels
 #
 # Each of them mirrors the source tree below obj/: servers/x/main.cpp becomes build/asan/obj/servers/x/main.o. Two
 # stamps stand beside the objects: obj/flags holds the compiler's command line and obj/sources the list of files. Their
@@ -28,7 +29,8 @@ endif
 # ---- The compiler ------------------------------------------------------------------------------------------------
 
 IS_CLANG := $(findstring clang,$(notdir $(CXX)))
-B := build$(if $(IS_CLANG),/clang)
+IS_ARM64 := $(findstring aarch64-linux-gnu,$(notdir $(CXX)))
+B := build$(if $(IS_CLANG),/clang)$(if $(IS_ARM64),/arm64)
 
 WARNINGS := -Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow -Wold-style-cast -Wcast-align \
   -Wnon-virtual-dtor -Woverloaded-virtual -Wnull-dereference -Wdouble-promotion -Wformat=2 -Wimplicit-fallthrough
@@ -109,11 +111,15 @@ $(dir_$(1))/obj/%.o: %.cpp $(dir_$(1))/obj/flags
 endef
 $(foreach mode,$(MODES),$(eval $(call mode_rules,$(mode))))
 
-# $(call binary,MODE,NAME,SOURCES)
+# $(call binary,MODE,NAME,SOURCES): the program, and the same as static/NAME, without a library that it would have to find.
 define binary
 $(dir_$(1))/$(2): $(call objects,$(1),$(3)) $(dir_$(1))/obj/sources
 	$$(call say,LINK)
 	$$(Q)$$(CXX) -pthread $$(flags_$(1)) $$(CXXFLAGS) -o $$@ $$(filter %.o,$$^) $$(LDFLAGS)
+$(dir_$(1))/static/$(2): $(call objects,$(1),$(3)) $(dir_$(1))/obj/sources
+	$$(call say,LINK)
+	@mkdir -p $$(@D)
+	$$(Q)$$(CXX) -pthread $$(flags_$(1)) $$(CXXFLAGS) -static -s -o $$@ $$(filter %.o,$$^) $$(LDFLAGS)
 endef
 $(foreach mode,release asan,\
   $(foreach name,$(MILESTONES),\
@@ -131,6 +137,11 @@ $(dir_$(1))/m3_echo_server_sqpoll: $(dir_$(1))/obj/sqpoll/servers/m3_echo_server
     $(dir_$(1))/obj/sources
 	$$(call say,LINK)
 	$$(Q)$$(CXX) -pthread $$(flags_$(1)) $$(CXXFLAGS) -o $$@ $$(filter %.o,$$^) $$(LDFLAGS)
+$(dir_$(1))/static/m3_echo_server_sqpoll: $(dir_$(1))/obj/sqpoll/servers/m3_echo_server/main.o \
+    $(call objects,$(1),$(COMMON)) $(dir_$(1))/obj/sources
+	$$(call say,LINK)
+	@mkdir -p $$(@D)
+	$$(Q)$$(CXX) -pthread $$(flags_$(1)) $$(CXXFLAGS) -static -s -o $$@ $$(filter %.o,$$^) $$(LDFLAGS)
 endef
 $(foreach mode,release asan,$(eval $(call sqpoll_binary,$(mode))))
 
