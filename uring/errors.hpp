@@ -100,7 +100,7 @@ inline std::string explain_setup(int error, const HostFacts& host) {
              "log knows which.";
     case ENOMEM:
       if (host.memlock_bytes >= 0) {
-        // Rings were charged up to 5.11 and are by some 6.18s; by 6.1, 6.12 and 7.3 they are not. What else
+        // Rings were charged up to 5.11 and are again on 6.18, not on 6.1, 6.12 and 7.3. What else
         // a user has registered counts everywhere.
         return "not enough memory, or not enough of it may be locked: registered buffers, and with some "
                "kernels rings, of one user count together against RLIMIT_MEMLOCK (ulimit -l), here " +

@@ -279,14 +279,33 @@ class JsonObject {
   bool first_ = true;
 };
 
+/// `,"key":{"name":true, ...}`: for each of `names`, what `is_so` says of its value.
+template <std::size_t N, class IsSo>
+void print_names(const char* key, const Name (&names)[N], const IsSo& is_so) {
+  std::printf(",");
+  JsonObject object(key);
+  for (const Name& name : names) object.add(name.name, is_so(name.value));
+}
+
+void print_tried(const Findings& found) {
+  std::printf(",");
+  JsonObject object("tried");
+  object.add("notification_token", found.notification_token);
+  object.add("timeout_nanoseconds", found.timeout_nanoseconds);
+  object.add("socket_addresses", found.socket_addresses);
+  object.add("registered_sends", found.registered_sends);
+  object.add("writes_without_signal", found.writes_without_signal);
+  object.add("buffer_min_left", found.buffer_min_left);
+  object.add("task_restrictions", found.task_restrictions);
+  object.add("bpf_filters", found.bpf_filters);
+}
+
 void print_json(const Findings& found, const char* release) {
   const Capabilities& asked = found.asked;
-  std::printf("{\"kernel\":\"%s\",\"setup_error\":%d,\"queried\":%s,", release, asked.setup_error,
-              asked.queried ? "true" : "false");
-  {
-    JsonObject object("features");
-    for (const Name& name : feature_names) object.add(name.name, asked.has_feature(name.value));
-  }
+  const auto text = [](bool value) { return value ? "true" : "false"; };
+  std::printf("{\"kernel\":\"%s\",\"setup_error\":%d,\"queried\":%s", release, asked.setup_error,
+              text(asked.queried));
+  print_names("features", feature_names, [&](std::uint32_t bit) { return asked.has_feature(bit); });
   std::printf(",");
   {
     JsonObject object("setup_flags");
@@ -294,47 +313,20 @@ void print_json(const Findings& found, const char* release) {
       object.add(flag.name, asked.has_setup_flag(flag.bit));
     }
   }
-  std::printf(",");
-  {
-    JsonObject object("opcodes");
-    for (const Name& name : opcode_names) object.add(name.name, asked.has_opcode(name.value));
-  }
-  std::printf(",");
-  {
-    JsonObject object("refused_opcodes");
-    for (const Name& name : opcode_names) {
-      if (found.refused_opcodes[name.value]) object.add(name.name, true);
-    }
-  }
   if (asked.queried) {  // otherwise nobody knows
-    std::printf(",");
-    {
-      JsonObject object("enter_flags");
-      for (const Name& name : enter_flag_names) object.add(name.name, (asked.enter_flags & name.value) != 0);
-    }
-    std::printf(",");
-    {
-      JsonObject object("sqe_flags");
-      for (const Name& name : sqe_flag_names) object.add(name.name, (asked.sqe_flags & name.value) != 0);
-    }
+    print_names("enter_flags", enter_flag_names,
+                [&](std::uint32_t bit) { return (asked.enter_flags & bit) != 0; });
+    print_names("sqe_flags", sqe_flag_names, [&](std::uint32_t bit) { return (asked.sqe_flags & bit) != 0; });
   }
-  std::printf(",");
-  {
-    JsonObject object("tried");
-    object.add("notification_token", found.notification_token);
-    object.add("timeout_nanoseconds", found.timeout_nanoseconds);
-    object.add("socket_addresses", found.socket_addresses);
-    object.add("registered_sends", found.registered_sends);
-    object.add("writes_without_signal", found.writes_without_signal);
-    object.add("buffer_min_left", found.buffer_min_left);
-    object.add("task_restrictions", found.task_restrictions);
-    object.add("bpf_filters", found.bpf_filters);
-  }
+  print_names("opcodes", opcode_names, [&](std::uint32_t opcode) { return asked.has_opcode(opcode); });
+  print_names("refused_opcodes", opcode_names,
+              [&](std::uint32_t opcode) { return found.refused_opcodes[opcode]; });
+  print_tried(found);
   std::printf(
       ",\"registered_ring_fd\":%s,\"provided_buffer_rings\":%s,\"last_opcode\":%u,"
       "\"register_opcodes\":%u}\n",
-      asked.registered_ring_fd ? "true" : "false", asked.provided_buffer_rings ? "true" : "false",
-      asked.last_opcode, asked.register_opcodes);
+      text(asked.registered_ring_fd), text(asked.provided_buffer_rings), asked.last_opcode,
+      asked.register_opcodes);
 }
 
 /// Without a ring, and then with one.

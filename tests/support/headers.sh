@@ -75,7 +75,8 @@ for suite in bookworm trixie-backports; do
   "$cxx" "${flags[@]}" -Wall -Wextra -Werror -fsyntax-only "$unit" ||
     { echo "headers-check: does not compile with linux-libc-dev $version" >&2; exit 1; }
   # To be sure that it was these headers.
-  "$cxx" "${flags[@]}" -M "$unit" | grep -q "$include/linux/io_uring.h" ||
+  "$cxx" "${flags[@]}" -M -MF "$root/$suite.d" "$unit"
+  grep -q "$include/linux/io_uring.h" "$root/$suite.d" ||
     { echo "headers-check: the compiler did not take $include/linux/io_uring.h" >&2; exit 1; }
   echo "headers-check: uring/ compiles with linux-libc-dev $version ($suite)"
 done
