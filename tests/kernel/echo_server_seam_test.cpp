@@ -718,6 +718,19 @@ TEST_CASE("echo server: operations that the kernel has no memory for fail one by
   for (tests::Client& client : clients) CHECK(client.receive_to_end() == "");
 }
 
+TEST_CASE("a server that may not accept ends and says why, instead of listening for nobody") {
+  SKIP_WITHOUT_SEAM();
+  Seam seam;
+  seam.rule([](const io_uring_sqe& sqe) { return sqe.opcode == IORING_OP_ACCEPT; });
+  Server server(seam);
+  server.complete(seam.held(0).user_data, -EACCES);
+  const Outcome outcome = server.wait();
+  CHECK(!outcome.by_force);
+  CHECK(outcome.result == -EACCES);
+  CHECK(outcome.leaks == 0);
+  CHECK(seam.count_held() == 1);
+}
+
 // ---- The table that SIGUSR1 prints -----------------------------------------------------------------------------
 
 namespace {
