@@ -10,7 +10,8 @@
 //      uring::abi          abi::op_read_multishot ...    newer: same numbers, other spelling, "since" beside each
 //
 // To name a thing is not to have it. Opcodes are probed (IORING_REGISTER_PROBE), features are reported by setup, setup
-// flags can only be tried; capabilities.hpp does all three.
+// flags are queried (IORING_REGISTER_QUERY, 6.18) or tried: capabilities.hpp. What lies inside an SQE can only be tried:
+// trials.hpp.
 //
 // The structures are shared memory between two programs that were compiled apart, so their layout is asserted here,
 // field by field where the ring layer depends on it.

@@ -1,14 +1,14 @@
 // What only an SQE can tell: one small operation for each question, on a ring that is made for it.
 //
-//      a field or flag inside an SQE ──► submit it, in a form that does nothing ──► -EINVAL: this kernel does not know it
-//                                                                                    else:    it does
+//      a field or flag inside an SQE ──► submit it, in a form that does nothing ──► -EINVAL: unknown to this kernel
+//                                                                                   the error expected: known
 //
 // capabilities.hpp asks the kernel. These are the things that it lists nowhere, because they are a bit in a field that
-// was there before. Each trial is an operation that ends at once and changes nothing, whatever the kernel thinks of it,
-// and each has a caller that can do without: a server asks once, when it starts, and takes the older way after a no.
+// was there before. Each trial is an operation that ends at once and changes nothing, whatever the kernel thinks of it.
+// A program that can use the thing asks once, when it starts, and takes the older way after a no. uring_probe asks all.
 //
-// The answers hold for the kernel, not for the ring, so a ring of a few entries will do that is thrown away. Nothing else
-// may be in flight on it. Each answer is `false`, too, where the operation is unknown or forbidden here.
+// The answers hold for the kernel, not for the ring, so a ring of a few entries will do that is thrown away. Nothing
+// else may be in flight on it. An answer is `false`, too, where the operation is unknown or forbidden here.
 #pragma once
 
 #include <fcntl.h>
@@ -73,8 +73,8 @@ inline bool timeout_nanoseconds(Ring& ring) {
   return result == -ETIME;
 }
 
-/// A socket can be asked for its addresses (6.19). The trial asks one that has no peer. (Of TCP: 6.18.15 knew no commands
-/// of Unix-domain sockets, other kernels do.)
+/// A socket can be asked for its addresses (6.19). The trial asks one that has no peer. (Of TCP: on 6.18.15
+/// Unix-domain sockets know no commands.)
 inline bool socket_addresses(Ring& ring) {
   const FileDescriptor socket(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
   if (!socket) return false;
@@ -105,7 +105,8 @@ inline bool writes_without_signal(Ring& ring) {
   return result == 1;
 }
 
-/// A buffer ring may say when a buffer counts as finished (7.1, 6.18.44, 6.12.90). The trial registers one, and takes it away.
+/// A buffer ring may say when a buffer counts as finished (7.1, 6.18.44, 6.12.90). The trial registers one, and takes
+/// it away.
 inline bool buffer_min_left(Ring& ring) {
   const std::size_t bytes = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
   void* const page = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

@@ -3,8 +3,9 @@
 //      fd     ── getpeername(2) ──────────────────────────► address          when the table is printed
 //      slot   ── SOCKET_URING_OP_GETSOCKNAME (6.19) ──► CQE ──► address      asked first; the table waits for the CQEs
 //
-// A multishot accept cannot say who came, since it has one buffer for all. For a descriptor the question is a system call;
-// a slot of the ring's table is known to no system call, and before 6.19 to no operation either: "?" is printed then.
+// A multishot accept cannot say who came, since it has one buffer for all. For a descriptor the question is a system
+// call; a slot of the ring's table is known to no system call, and before 6.19 no operation answers it either: then
+// "?" is printed.
 #pragma once
 
 #include <arpa/inet.h>
