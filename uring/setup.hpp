@@ -14,9 +14,10 @@
 // The first mapping holds both rings (IORING_FEAT_SINGLE_MMAP, 5.4). Which byte is which comes from `params`,
 // never from knowing a kernel version.
 //
-// Setup flags can be asked for from 6.18 on (capabilities.hpp); to try them works everywhere, so that is what is
-// done here. An old kernel answers EINVAL to a flag that it does not know, the same EINVAL that a wrong size gets. So sizes are checked here first, and on EINVAL (only then) the optional
-// flags are dropped, newest first, until the kernel accepts. What was dropped is reported, never hidden.
+// Setup flags can be asked for from 6.18 on (capabilities.hpp). To try them works everywhere, so that is what is
+// done here: an old kernel answers EINVAL to a flag that it does not know, the same EINVAL that a wrong size
+// gets. So sizes are checked here first, and on EINVAL (only then) the optional flags are dropped, newest first,
+// until the kernel accepts. What was dropped is reported, never hidden.
 //
 // A flag that this layer does not *implement* is refused by name instead of passed on: with
 // IORING_SETUP_CQE32 the kernel would happily write 32-byte completions into what we read as 16.
