@@ -8,6 +8,8 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <memory>
+#include <string>
 #include <utility>
 
 #include "servers/common/error_class.hpp"
@@ -38,6 +40,9 @@ void EchoServer<Sqpoll>::dispatch(Kind kind, const Subject& subject, int result,
       break;
     case Kind::look:
       on_look(connection, result);
+      break;
+    case Kind::peer:
+      on_peer(result);
       break;
     case Kind::close:
       return on_closed(connection, result);
@@ -608,23 +613,53 @@ void EchoServer<Sqpoll>::touch(Connection& connection) {
 
 // ---- What it says ------------------------------------------------------------------------------------------
 
+// Who the slots' peers are is asked first; then the table is printed, at once if there is nobody to ask.
 template <bool Sqpoll>
-void EchoServer<Sqpoll>::print_tables() const {
+void EchoServer<Sqpoll>::print_tables() {
+  if (peers_due_ > 0) return;  // one is coming
+  if (has_slots() && can_ask_peers_ && !behaviour_.unix_sockets) ask_for_peers();
+  if (peers_due_ == 0) print_connections();
+}
+
+template <bool Sqpoll>
+void EchoServer<Sqpoll>::ask_for_peers() {
+  for (Connection& connection : connections_) {
+    if (connection.state >= Connection::State::closing) continue;
+    ++peers_due_;
+    connection.peer = std::make_unique<PeerAddress>();
+    start(Kind::peer, connection, [&](io_uring_sqe& sqe, Token token) {
+      uring::prep::getpeername(sqe, connection.fd, &connection.peer->address, &connection.peer->length,
+                               token);
+    });
+  }
+}
+
+template <bool Sqpoll>
+void EchoServer<Sqpoll>::on_peer(int result) {
+  if (result == -EOPNOTSUPP || result == -EINVAL) can_ask_peers_ = false;
+  if (--peers_due_ == 0) print_connections();
+}
+
+template <bool Sqpoll>
+void EchoServer<Sqpoll>::print_connections() {
   if (group_ != nullptr) {
     std::fprintf(stderr, "buffers: %zu of %zu in use, %zu connections wait for one\n", group_->in_use(),
                  group_->capacity(), starving_.size());
   }
-  std::fprintf(stderr, "%zu connections\n%8s  %-10s %8s %14s %10s\n", connections_.size(),
-               has_slots() ? "slot" : "fd", "state", "pending", "queued bytes", "idle ms");
-  for (const Connection& connection : connections_) {
+  std::fprintf(stderr, "%zu connections\n%8s  %-22s %-10s %8s %14s %10s\n", connections_.size(),
+               has_slots() ? "slot" : "fd", "peer", "state", "pending", "queued bytes", "idle ms");
+  for (Connection& connection : connections_) {
+    const std::unique_ptr<PeerAddress> told = std::move(connection.peer);
+    if (!has_slots()) ++counters_.syscalls;
+    const std::string peer = told != nullptr ? text_of(*told) : has_slots() ? "?" : peer_of(connection.fd);
     const auto idle =
         std::chrono::duration_cast<std::chrono::milliseconds>(frame_.now() - connection.last_active);
     const char* const state = connection.state != Connection::State::open ? name_of(connection.state)
                               : starving_.contains(connection)            ? "no buffer"
                               : connection.full                           ? "full"
                                                                           : "open";
-    std::fprintf(stderr, "%8d  %-10s %8u %14u %10lld\n", connection.fd, state, connection.pending,
-                 connection.queued, static_cast<long long>(idle.count()));
+    std::fprintf(stderr, "%8d  %-22s %-10s %8u %14u %10lld\n", connection.fd, peer.c_str(), state,
+                 connection.pending, connection.queued, static_cast<long long>(idle.count()));
   }
 }
 

@@ -2,12 +2,20 @@
 // name of somebody who has gone; operations that an old kernel does not know; and no memory for requests (seam.hpp says
 // how).
 
+#include <arpa/inet.h>
 #include <doctest/doctest.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <csignal>
+#include <cstdio>
+#include <cstring>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -708,4 +716,112 @@ TEST_CASE("echo server: operations that the kernel has no memory for fail one by
   CHECK(seam.refused > 0);
   REQUIRE(!outcome.by_force);  // or they would wait for what nobody closes
   for (tests::Client& client : clients) CHECK(client.receive_to_end() == "");
+}
+
+TEST_CASE("a server that may not accept ends and says why, instead of listening for nobody") {
+  SKIP_WITHOUT_SEAM();
+  Seam seam;
+  seam.rule([](const io_uring_sqe& sqe) { return sqe.opcode == IORING_OP_ACCEPT; });
+  Server server(seam);
+  server.complete(seam.held(0).user_data, -EACCES);
+  const Outcome outcome = server.wait();
+  CHECK(!outcome.by_force);
+  CHECK(outcome.result == -EACCES);
+  CHECK(outcome.leaks == 0);
+  CHECK(seam.count_held() == 1);
+}
+
+// ---- The table that SIGUSR1 prints -----------------------------------------------------------------------------
+
+namespace {
+
+/// What the process writes to stderr while it lives.
+class Heard {
+ public:
+  Heard() : file_(::memfd_create("stderr", MFD_CLOEXEC)), kept_(::fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3)) {
+    std::fflush(stderr);
+    ::dup2(file_.get(), STDERR_FILENO);
+  }
+  Heard(const Heard&) = delete;
+  Heard& operator=(const Heard&) = delete;
+  ~Heard() { ::dup2(kept_.get(), STDERR_FILENO); }
+
+  std::string text() const {
+    std::string text(65536, '\0');
+    const ::ssize_t size = ::pread(file_.get(), text.data(), text.size(), 0);
+    text.resize(size > 0 ? static_cast<std::size_t>(size) : 0);
+    return text;
+  }
+  bool hears(const std::string& part) const {
+    return eventually([&] { return text().find(part) != std::string::npos; });
+  }
+
+ private:
+  uring::FileDescriptor file_;
+  uring::FileDescriptor kept_;
+};
+
+bool asks_for_peer(const io_uring_sqe& sqe) {
+  return sqe.opcode == IORING_OP_URING_CMD && sqe.cmd_op == uring::abi::socket_getsockname;
+}
+
+}  // namespace
+
+TEST_CASE("slots: SIGUSR1 asks who the peers are, and the table waits for the answer (Linux 6.19)") {
+  SKIP_WITHOUT_SEAM();
+  const Heard heard;
+  Seam seam;
+  seam.rule(asks_for_peer);
+  Server server(seam, {.slots = 8});
+  tests::Client client(server.where());
+  CHECK(echoes(client));
+  server.signal(SIGUSR1);
+  const io_uring_sqe question = seam.held(0);
+  CHECK((question.flags & IOSQE_FIXED_FILE) != 0);
+  CHECK(uring::abi::sqe_optlen(question) == 1);
+  server.signal(SIGUSR1);  // again, before the answer is there: one table is enough
+  CHECK(echoes(client));
+  CHECK(heard.text().find("1 connections") == std::string::npos);
+  ::sockaddr_in peer{};
+  peer.sin_family = AF_INET;
+  peer.sin_port = htons(4242);
+  peer.sin_addr.s_addr = htonl(0xc0000207);
+  std::memcpy(pointer(question.addr), &peer, sizeof peer);
+  server.complete(question.user_data, 0);
+  CHECK(heard.hears("192.0.2.7:4242"));
+  CHECK(seam.count_held() == 1);
+  CHECK(echoes(client));
+  Server::check_clean(server.stop(), 1);
+}
+
+TEST_CASE(
+    "slots: a kernel that cannot say who the peers are is asked once, and the table is printed without") {
+  SKIP_WITHOUT_SEAM();
+  const Heard heard;
+  Seam seam;
+  seam.rule(asks_for_peer);
+  Server server(seam, {.slots = 8});
+  tests::Client client(server.where());
+  CHECK(echoes(client));
+  server.signal(SIGUSR1);
+  server.complete(seam.held(0).user_data, -EOPNOTSUPP);
+  CHECK(heard.hears(" ?  "));
+  const std::size_t length = heard.text().size();
+  server.signal(SIGUSR1);
+  CHECK(eventually([&] { return heard.text().size() >= 2 * length; }));
+  CHECK(seam.count_held() == 1);
+  CHECK(echoes(client));
+  Server::check_clean(server.stop(), 1);
+}
+
+TEST_CASE("descriptors: the table of SIGUSR1 says who the peers are") {
+  SKIP_WITHOUT_SEAM();
+  const Heard heard;
+  Seam seam;
+  Server server(seam);
+  tests::Client client(server.where());
+  CHECK(echoes(client));
+  server.signal(SIGUSR1);
+  CHECK(heard.hears(" 127.0.0.1:"));
+  Server::check_clean(server.stop(), 1);
 }
