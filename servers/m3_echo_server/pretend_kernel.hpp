@@ -137,6 +137,8 @@ class PretendKernel {
         if (uring::abi::sqe_optlen(sqe) != 0) return true;  // 6.17
         return (is_before(600) && (sqe.ioprio & IORING_RECV_MULTISHOT) != 0) ||
                (is_before(519) && sqe.ioprio != 0);
+      case IORING_OP_URING_CMD:
+        return sqe.cmd_op == uring::abi::socket_getsockname;  // 6.19; the server uses no other
       default:
         return false;
     }
