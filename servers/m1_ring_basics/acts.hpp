@@ -283,10 +283,10 @@ inline const char* why_in_this_order(const std::string& order) {
       The order of submission promises nothing about the order of completion; user_data alone says whose CQE
       this is.)";
   }
-  return R"(Why this order? A pipe has room, so each write was done on the spot, inside the call. The reads found
-      their pipes empty, and were finished when there was a letter: by this thread, last come first served, or
-      (6.1 and before) by worker threads, each when the scheduler lets it. The order of submission promises
-      nothing about the order of completion; user_data alone says whose CQE this is.)";
+  return R"(Why this order? Up to 6.1 the kernel hands what is read from or written to a pipe to worker threads, and
+      6.1 reports first what was finished last; newer kernels do the writes on the spot, and finish each read when
+      its pipe is fed. The order of submission promises nothing about the order of completion; user_data alone
+      says whose CQE this is.)";
 }
 
 inline void act_batch(Tour& tour) {
