@@ -29,10 +29,11 @@ std::set<std::string> titles_in_the_tests(const std::string& prefix) {
   for (const auto& entry : std::filesystem::directory_iterator(SOURCE_DIR "/tests/kernel")) {
     if (entry.path().filename().string().rfind(prefix, 0) != 0) continue;
     std::ifstream file(entry.path());
-    const std::string begin = "TEST_CASE(\"";
     for (std::string line; std::getline(file, line);) {
-      if (line.rfind(begin, 0) != 0) continue;
-      titles.insert(line.substr(begin.size(), line.rfind('"') - begin.size()));
+      for (const std::string begin : {"TEST_CASE(\"", "FACT(\""}) {
+        if (line.rfind(begin, 0) != 0) continue;
+        titles.insert(line.substr(begin.size(), line.rfind('"') - begin.size()));
+      }
     }
   }
   return titles;
