@@ -163,7 +163,9 @@ inline void ChainServer::settle(Chain& chain) {
   }
   if (!was_accepted(chain)) return settle_unaccepted(chain);
   count(chain);
-  if (chain.result(Step::close) == 0) return queue(chain);
+  const int closed = chain.result(Step::close);
+  // A descriptor is gone with its close, whatever that says; a second one would be somebody else's.
+  if (closed == 0 || (!work_.in_slots && closed != Chain::not_yet)) return queue(chain);
   const int fetched = chain.result(Step::fetch);
   if (file_ != nullptr && fetched != Chain::not_yet && fetched != -ECANCELED && !chain.is_whole(fetched)) {
     look_at_file();  // it is not what it was
