@@ -234,10 +234,11 @@ void EchoServer<Sqpoll>::receive_from_group(Connection& connection) {
   });
 }
 
-// A multishot receive on a Unix-domain socket can miss the end of the stream (seen on 6.18): when the FIN and
-// the bytes for some 40 buffers are there already, it takes the bytes and waits for an event that has been.
-// (docs/kernel-facts.md; TCP is not affected.) So somebody else waits for the FIN, and then the rest is
-// received one by one: each of those looks first.
+// A multishot receive on a Unix-domain socket can miss the end of the stream (6.18 and 7.3; 6.1 and 6.12 see it): when
+// the FIN and the bytes for some 40 buffers are there already, it takes the bytes and waits for an event that has
+// been. (docs/kernel-facts.md; TCP is not affected.) So somebody else waits for the FIN, and then the rest is
+// received one by one: each of those looks first. Where the receive sees the end itself, one of the two is cancelled:
+// no harm, and no need to know the kernel.
 template <bool Sqpoll>
 void EchoServer<Sqpoll>::watch_for_hangup(Connection& connection) {
   connection.watching = start(Kind::hangup, connection, [&](io_uring_sqe& sqe, Token token) {
@@ -275,7 +276,7 @@ void EchoServer<Sqpoll>::on_received(Connection& connection, int result, std::ui
   note_promise(connection, flags);
 }
 
-// A multishot receive can go deaf (seen on 6.18, docs/kernel-facts.md): in front of an urgent byte TCP says EAGAIN to
+// A multishot receive can go deaf (6.12, 6.18, 7.3; not seen on 6.1; docs/kernel-facts.md): in front of an urgent byte TCP says EAGAIN to
 // a receive whose thread has a signal pending. That is how task work is announced without DEFER_TASKRUN; the receive
 // waits for the next segment then, with all that has come lying there. But it has said before that there is more
 // (SOCK_NONEMPTY), and what nearly always follows in the same turn is missed when it does not. (Where nothing lies in
@@ -290,8 +291,8 @@ void EchoServer<Sqpoll>::note_promise(Connection& connection, std::uint32_t flag
   promised_.push_back(connection);
 }
 
-// Perhaps there was nothing but the urgent byte. A receive of one looks first, and looks again after each EAGAIN as
-// long as the socket is readable.
+// Perhaps there was nothing but the urgent byte, or this kernel is not one that goes deaf. A receive of one looks first,
+// and looks again after each EAGAIN as long as the socket is readable; a doubt for nothing costs two SQEs, once.
 template <bool Sqpoll>
 void EchoServer<Sqpoll>::doubt_promises() {
   while (!promised_.empty() && frame_.now() - promised_.first()->promise_made >= patience_with_promises) {

@@ -24,6 +24,7 @@
 #include <vector>
 
 #include "servers/common/listener.hpp"
+#include "servers/common_ring/slots_let_go.hpp"
 #include "servers/m3_echo_server/echo_server.hpp"
 #include "tests/kernel/seam.hpp"
 #include "tests/support/client.hpp"
@@ -138,6 +139,17 @@ bool echoes(tests::Client& client, std::string_view bytes = "hello") {
   return client.receive_exactly(bytes.size()) == bytes;
 }
 
+/// A server learns from a first refusal which receives this kernel has (the cap is 6.17's). For tests that count them:
+/// with the first client that is over, and its receives are counted out.
+unsigned receives_of_the_first_client(const Seam& seam, const Server& server) {
+  {
+    tests::Client client(server.where());
+    CHECK(echoes(client));
+  }
+  REQUIRE(eventually([&] { return seam.seen(IORING_OP_CLOSE) == 1; }));
+  return seam.seen(IORING_OP_RECV);
+}
+
 /// No two of its numbers are the same, so that a piece in the wrong place shows.
 std::string numbered(std::size_t size) {
   std::string text;
@@ -229,12 +241,13 @@ TEST_CASE(
     "echo server: a multishot receive that does not bring what it has promised is asked anew, and once") {
   SKIP_WITHOUT_MULTISHOT();
   Seam seam;
+  Server server(seam);
+  const unsigned before = receives_of_the_first_client(seam, server);
   std::atomic<bool> all_is_there{false};
   seam.rule([&](const io_uring_sqe& sqe) {
     while (is_receive(sqe) && !all_is_there) std::this_thread::sleep_for(1ms);
     return false;
   });
-  Server server(seam);
   tests::Client client(server.where());
   client.send_all("before");
   client.send_urgent('!');
@@ -242,19 +255,19 @@ TEST_CASE(
   CHECK(client.receive_exactly(6) == "before");
   const io_uring_sqe promising = seam.last(IORING_OP_RECV);
   CHECK(is_multishot(promising));
-  REQUIRE(eventually([&] { return seam.seen(IORING_OP_RECV) == 2; }));
+  REQUIRE(eventually([&] { return seam.seen(IORING_OP_RECV) == before + 2; }));
   CHECK(seam.last(IORING_OP_ASYNC_CANCEL).addr == promising.user_data);
   CHECK(!is_multishot(seam.last(IORING_OP_RECV)));
   const std::uint64_t enters = seam.enters;
   std::this_thread::sleep_for(200ms);  // It is not doubted again and again.
   CHECK(seam.enters - enters <= 1);
-  CHECK(seam.seen(IORING_OP_RECV) == 2);
+  CHECK(seam.seen(IORING_OP_RECV) == before + 2);
 
   client.send_all("behind");
   CHECK(client.receive_exactly(6) == "behind");
   for (int i = 0; i < 10; ++i) CHECK(echoes(client));
   CHECK(is_multishot(seam.last(IORING_OP_RECV)));
-  CHECK(seam.seen(IORING_OP_RECV) == 3);
+  CHECK(seam.seen(IORING_OP_RECV) == before + 3);
   CHECK(seam.seen(IORING_OP_ASYNC_CANCEL) == 1);
   client.close();
   server.check_clean_end();
@@ -304,9 +317,12 @@ TEST_CASE("echo server: an accept whose last completion brings a client is armed
 namespace {
 
 /// The stage for the tests below: a group of four buffers, all of which lie in front of a client that does not read.
-/// The first has been sent; three are in the send in flight, which is held back, and one stands behind it.
+/// The first has been sent; two are in the send in flight, which is held back, and two stand behind it.
+///
+/// The group is full only at the end: on 6.1 a receive that has used the last buffer ends with ENOBUFS at once, although
+/// nothing more has come. Then its own client is one that found no buffer, and the send may be cancelled for that.
 struct DryGroup {
-  static constexpr std::size_t sent = buffer_bytes, in_flight = 3 * buffer_bytes, all = 5 * buffer_bytes;
+  static constexpr std::size_t sent = buffer_bytes, in_flight = 2 * buffer_bytes, all = 5 * buffer_bytes;
 
   Seam seam{};
   Server server{seam, {.buffers = 4}};
@@ -319,9 +335,9 @@ struct DryGroup {
     stalled.send_all(bytes.substr(0, sent));
     const io_uring_sqe first = seam.held(0);
     stalled.send_all(bytes.substr(sent, in_flight));
-    REQUIRE(are_in_use(4));
-    server.perform_send(first);
     REQUIRE(are_in_use(3));
+    server.perform_send(first);
+    REQUIRE(are_in_use(2));
     stalled.send_all(bytes.substr(sent + in_flight));
     REQUIRE(are_in_use(4));
     REQUIRE(Server::bytes_of(send()) == bytes.substr(sent, in_flight));
@@ -581,8 +597,43 @@ TEST_CASE("echo server: a watch for the hang-up that the kernel has no memory fo
   server.check_clean_end();
 }
 
-TEST_CASE("echo server: a number that comes again while its old close is not reported is a new client") {
+// A kernel whose receive misses the end behind many buffers (6.18, 7.3) needs the watch; one that sees it (6.1, 6.12)
+// hears of it twice, in either order. Nothing may be lost or doubled on any.
+TEST_CASE("echo server: the end of a Unix stream is seen, once, whatever lies in front of it") {
   SKIP_WITHOUT_MULTISHOT();
+  Seam seam;
+  std::atomic<bool> all_is_there{true};
+  seam.rule([&](const io_uring_sqe& sqe) {
+    while (is_receive(sqe) && !all_is_there) std::this_thread::sleep_for(1ms);
+    return false;
+  });
+  const tests::TemporaryFolder folder;
+  Server server(seam, {.buffers = 256, .unix_path = (folder.path() / "socket").string()});
+  const unsigned counts[] = {0, 1, 2, 31, 32, 33, 34, 40, 64, 65, 100};
+  for (const unsigned buffers : counts) {
+    for (const bool together : {true, false}) {
+      CAPTURE(buffers);
+      CAPTURE(together);
+      all_is_there = !together;
+      tests::Client client(server.where());
+      const std::string bytes = numbered(buffers * std::size_t{buffer_bytes});
+      client.send_all(bytes);
+      client.half_close();
+      all_is_there = true;
+      CHECK(client.receive_to_end() == bytes);
+      CHECK(client.end() == tests::End::fin);
+    }
+  }
+  const Outcome outcome = server.stop();
+  Server::check_clean(outcome);
+  CHECK(outcome.counters.bytes_in == outcome.counters.bytes_out);
+  CHECK(outcome.counters.errors == 0);
+}
+
+namespace {
+
+/// A client goes, and its close is not reported; the next one comes. True if that has the same descriptor.
+bool next_client_has_the_same_number() {
   Seam seam;
   seam.rule([](const io_uring_sqe& sqe) { return sqe.opcode == IORING_OP_CLOSE; });
   Server server(seam);
@@ -595,11 +646,24 @@ TEST_CASE("echo server: a number that comes again while its old close is not rep
   CHECK(::close(close.fd) == 0);
   tests::Client next(server.where());
   CHECK(echoes(next));
-  CHECK(seam.last(IORING_OP_SEND).fd == close.fd);
+  const bool is_same = seam.last(IORING_OP_SEND).fd == close.fd;
   server.complete(close.user_data, -EIO);  // of which the descriptor is gone all the same
   CHECK(echoes(next));
   next.close();
   server.check_clean_end();
+  return is_same;
+}
+
+}  // namespace
+
+// It is the lowest free number, as a rule. But a multishot accept takes one before it looks whether there is a client,
+// and gives it back: meanwhile somebody else gets the next.
+TEST_CASE("echo server: a number that comes again while its old close is not reported is a new client") {
+  SKIP_WITHOUT_MULTISHOT();
+  unsigned tries = 0;
+  while (!next_client_has_the_same_number() && ++tries < 20) {
+  }
+  CHECK(tries < 20);
 }
 
 // ---- Old kernels, and no memory --------------------------------------------------------------------------------
@@ -665,7 +729,10 @@ TEST_CASE("echo server: operations that the kernel has no memory for fail one by
   constexpr std::uint32_t most = 40;
   Setup setup{.sq_entries = 8, .max_connections = most};
   SUBCASE("ordinary descriptors") {}
-  SUBCASE("slots") { setup.slots = 2 * most; }
+  SUBCASE("slots") {
+    SKIP_UNLESS(common_ring::slots_let_go(), "where closed slots are kept, the server has none");
+    setup.slots = 2 * most;
+  }
   Seam seam;
   Server server(seam, setup);
   tests::Client waker(server.where());
