@@ -68,7 +68,7 @@ std::string taken(DirectFiles& files) {
 
 TEST_CASE("an empty table is registered in one call where the kernel knows sparse tables") {
   SKIP_WITHOUT_IO_URING();
-  SKIP_UNLESS(linux_at_least(5, 19), "sparse tables need Linux 5.19");
+  SKIP_UNLESS(has_sparse_tables(), "sparse tables need Linux 5.19");
   WatchedRegistration watched;
   Ring ring({.entries = 4}, watched.kernel());
   DirectFiles files;
@@ -84,7 +84,7 @@ TEST_CASE("an empty table is registered in one call where the kernel knows spars
 
 TEST_CASE("a kernel that does not know sparse tables gets an array of -1, which means the same") {
   SKIP_WITHOUT_IO_URING();
-  SKIP_UNLESS(linux_at_least(5, 15), "opening into a slot needs Linux 5.15");
+  SKIP_UNLESS(this_kernel().has_opcode(IORING_OP_LINKAT), "opening into a slot needs Linux 5.15");
   const TwoFiles disk;
   WatchedRegistration watched{.refused = IORING_REGISTER_FILES2, .error = -EINVAL};
   Ring ring({.entries = 4}, watched.kernel());
@@ -131,7 +131,7 @@ TEST_CASE("a slot is taken by one until it comes back; then it is the next one o
 
 TEST_CASE("a file in a slot: opened, read, closed, and the slot serves the next one; no descriptor is used") {
   SKIP_WITHOUT_IO_URING();
-  SKIP_UNLESS(linux_at_least(5, 15), "opening into a slot needs Linux 5.15");
+  SKIP_UNLESS(this_kernel().has_opcode(IORING_OP_LINKAT), "opening into a slot needs Linux 5.15");
   const TwoFiles disk;
   Ring ring({.entries = 4});
   DirectFiles files;
@@ -159,7 +159,7 @@ TEST_CASE("a file in a slot: opened, read, closed, and the slot serves the next 
 
 TEST_CASE("a slot is known before its file is: open, read and close are one chain and one submit") {
   SKIP_WITHOUT_IO_URING();
-  SKIP_UNLESS(linux_at_least(5, 15), "opening into a slot needs Linux 5.15");
+  SKIP_UNLESS(this_kernel().has_opcode(IORING_OP_LINKAT), "opening into a slot needs Linux 5.15");
   const TwoFiles disk;
   std::array<char, 4> bytes{};
   Ring ring({.entries = 4});
