@@ -111,7 +111,8 @@ inline void ftruncate(io_uring_sqe& sqe, int fd, std::uint64_t length, Token tok
 /// (-EINVAL). Needs Linux 5.7.
 /// `flags`: SPLICE_F_*; with SPLICE_F_FD_IN_FIXED, fd_in is a direct descriptor. (fixed_file speaks of fd_out.)
 /// CQE: res = bytes, 0 at the end of input. Runs on a worker thread, always. A short splice breaks a link, so socket
-/// to pipe to socket needs hardlink.
+/// to pipe to socket needs hardlink. A socket that is spliced into must be O_NONBLOCK: SPLICE_F_NONBLOCK is about the
+/// pipe, and a worker that waits for the socket holds the pipe's lock.
 inline void splice(io_uring_sqe& sqe, int fd_in, std::uint64_t offset_in, int fd_out,
                    std::uint64_t offset_out, std::uint32_t length, std::uint32_t flags,
                    Token token) noexcept {

@@ -618,14 +618,22 @@ FACT("a poll for POLLOUT ends at once when the peer has half-closed; a multishot
   }
   REQUIRE(::shutdown(there.get(), SHUT_WR) == 0);
   uring::Ring ring({.entries = 4});
+  std::string bytes(queued, ' ');
+  const auto make_room = [&] {
+    return ::recv(there.get(), bytes.data(), bytes.size(), MSG_WAITALL) == static_cast<::ssize_t>(queued);
+  };
   prep::poll_add(next(ring), here.get(), POLLOUT, Token{1});
+  if (ring.submit_and_wait(1, 4 * a_while).ready == 0) {
+    REQUIRE(make_room());
+    CHECK(results(ring, 1) == "1:" + std::to_string(POLLOUT));
+    return tests::differs("it waits for room, as it was asked to");
+  }
   CHECK(results(ring, 1) == "1:" + std::to_string(POLLRDHUP));
 
   prep::poll_multishot(next(ring), here.get(), POLLOUT, Token{2});
   CHECK(results(ring, 1) == "2:" + std::to_string(POLLRDHUP));
   CHECK(ring.submit_and_wait(1, a_while).ready == 0);  // once, and no more
-  std::string bytes(queued, ' ');
-  REQUIRE(::recv(there.get(), bytes.data(), bytes.size(), MSG_WAITALL) == static_cast<::ssize_t>(queued));
+  REQUIRE(make_room());
   bool writable = false;
   for (int turn = 0; turn < 10 && !writable; ++turn) {
     ring.submit_and_wait(1, a_while);
@@ -670,7 +678,9 @@ int workers_of_waiting_sends(unsigned count, bool finished) {
 FACT("a send that waits for a peer that has half-closed takes a worker thread; others take none") {
   SKIP_WITHOUT_IO_URING();
   CHECK(workers_of_waiting_sends(5, false) == 0);
-  CHECK(workers_of_waiting_sends(5, true) == 5);
+  const int of_half_closed = workers_of_waiting_sends(5, true);
+  if (of_half_closed == 0) return tests::differs("none takes one");
+  CHECK(of_half_closed == 5);
 }
 
 }  // namespace

@@ -86,6 +86,23 @@ FACT("under DEFER_TASKRUN completions are posted in enter(GETEVENTS) and nowhere
   CHECK_FALSE(ring.flag(IORING_SQ_TASKRUN));
 }
 
+FACT("under DEFER_TASKRUN task work runs in the order in which it came") {
+  SKIP_WITHOUT_IO_URING();
+  SKIP_UNLESS(has_deferred(), "DEFER_TASKRUN needs Linux 6.1");
+  RawRing ring(4, deferred);
+  const std::vector<SocketPair> pairs(4);
+  char bytes[4];
+  for (const std::uint64_t name : {1, 2, 3, 4}) {
+    prep::read(ring.prepare(), pairs[name - 1].read_end.get(), &bytes[name - 1], 1, uring::current_position,
+               Token{name});
+  }
+  REQUIRE(ring.submit() == 4);
+  for (const SocketPair& pair : pairs) pair.put(1);
+  const std::string order = ring.results(4);
+  if (order == "4:1 3:1 2:1 1:1") return tests::differs("the last comes first");
+  CHECK(order == "1:1 2:1 3:1 4:1");
+}
+
 FACT("under DEFER_TASKRUN a wait for one makes some 20 completions, a wait for more makes as many") {
   SKIP_WITHOUT_IO_URING();
   SKIP_UNLESS(has_deferred(), "DEFER_TASKRUN needs Linux 6.1");
