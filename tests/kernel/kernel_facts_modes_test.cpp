@@ -92,7 +92,7 @@ FACT("under DEFER_TASKRUN task work runs in the order in which it came") {
   RawRing ring(4, deferred);
   const std::vector<SocketPair> pairs(4);
   char bytes[4];
-  for (const std::uint64_t name : {1, 2, 3, 4}) {
+  for (const std::uint64_t name : {1U, 2U, 3U, 4U}) {
     prep::read(ring.prepare(), pairs[name - 1].read_end.get(), &bytes[name - 1], 1, uring::current_position,
                Token{name});
   }

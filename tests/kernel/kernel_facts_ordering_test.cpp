@@ -168,7 +168,9 @@ FACT("under DEFER_TASKRUN a wait for two can sleep for ever if DRAIN stands betw
     return time;
   };
   CHECK(wait_for_two(0) < 1s);
-  CHECK(wait_for_two(deferred) >= 1s);
+  const auto time = wait_for_two(deferred);
+  if (time < 500ms) return tests::differs("the first wakes it, and the second begins");
+  CHECK(time >= 1s);
 }
 
 FACT("after a DRAIN a ring goes on draining, as long as anything is in flight") {
