@@ -601,7 +601,7 @@ FACT("a multishot receive can go deaf at an urgent byte, where task work is anno
       if (before.empty()) CHECK(Urgent(flags, before, /*multishot=*/false).at_once == "behind");
     }
   }
-  if (deaf == 0) tests::differs("it was never seen to");
+  if (deaf == 0) tests::differs("it was not seen to");
 }
 
 FACT("a poll for POLLOUT ends at once when the peer has half-closed; a multishot one says so once") {

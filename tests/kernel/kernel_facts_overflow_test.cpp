@@ -107,6 +107,14 @@ FACT("an overflow ends a multishot: its last CQE is a success like any other, bu
   };
   for (int i = 0; i < 5; ++i) signal();
   std::vector<Completion> completions = ring.take(3);
+  if (completions.size() > 3) {
+    // Each signal has its CQE, those that did not fit at first included.
+    while (completions.size() < 5) completions.push_back(ring.take(1).at(0));
+    CHECK(std::all_of(completions.begin(), completions.end(), [](const Completion& c) { return c.more(); }));
+    signal();
+    CHECK(ring.results(1) == "1:1");
+    return tests::differs("it goes on");
+  }
   REQUIRE(completions.size() == 3);
   CHECK(completions[0].more());
   CHECK(completions[1].more());

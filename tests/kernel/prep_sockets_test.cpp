@@ -349,7 +349,12 @@ TEST_CASE("a short recv does not break a link; with MSG_WAITALL it waits for all
   CHECK(ring.quiet());
   write_all(pair.there, "defgh");
   CHECK(ring.result(1) == 8);
-  CHECK(ring.result(2) == 0);
+  const int behind_all = ring.result(2);
+  if (behind_all == -ECANCELED) {  // 6.17 takes the first part for the whole
+    tests::differs("with MSG_WAITALL, all in two parts breaks it, too");
+  } else {
+    CHECK(behind_all == 0);
+  }
   write_all(pair.there, "abc");
   pair.there.reset();
   recv_then_nop(MSG_WAITALL);
