@@ -223,7 +223,7 @@ struct Ends {
   }
 };
 
-/// A pending read of a pipe is an armed poll on some kernels and a worker thread on others.
+/// On some kernels a pending read of a pipe is made by a worker thread when bytes come, and its CQE is a little later.
 struct Pipe : Ends {
   Pipe() {
     std::array<int, 2> ends{};
@@ -233,7 +233,7 @@ struct Pipe : Ends {
   }
 };
 
-/// A pending read of a socket is an armed poll on all of them.
+/// A pending read of a socket is made by its own thread, on all of them.
 struct SocketPair : Ends {
   SocketPair() {
     std::array<int, 2> ends{};
