@@ -262,7 +262,7 @@ FACT("there is no statx of a direct descriptor: AT_EMPTY_PATH with IOSQE_FIXED_F
 
 FACT("an open into a slot takes no O_CLOEXEC: EINVAL") {
   SKIP_WITHOUT_IO_URING();
-  SKIP_UNLESS(this_kernel().has_opcode(IORING_OP_LINKAT), "opening into a slot needs Linux 5.15");
+  SKIP_UNLESS(opens_into_slots(), "opening into a slot needs Linux 5.15");
   RawRing ring(4);
   REQUIRE(register_files(ring, {-1}) == 0);
   const auto open = [&](std::uint64_t flags) {
@@ -276,7 +276,7 @@ FACT("an open into a slot takes no O_CLOEXEC: EINVAL") {
 
 FACT("close_direct waits for nobody: a read in flight keeps the old file, later ones see the new") {
   SKIP_WITHOUT_IO_URING();
-  SKIP_UNLESS(this_kernel().has_opcode(IORING_OP_LINKAT), "opening into a slot needs Linux 5.15");
+  SKIP_UNLESS(opens_into_slots(), "opening into a slot needs Linux 5.15");
   Pipe pipe;
   std::array<char, 4> early{};
   std::array<char, 4> late{};

@@ -42,6 +42,7 @@
 #include "uring/errors.hpp"
 #include "uring/owned.hpp"
 #include "uring/prep_control.hpp"
+#include "uring/prep_files.hpp"
 #include "uring/ring.hpp"
 #include "uring/syscalls.hpp"
 
@@ -88,6 +89,13 @@ inline bool has_sparse_tables() {
   table.nr = 1;
   table.flags = IORING_RSRC_REGISTER_SPARSE;
   return uring::real_kernel.register_(nullptr, ring.fd(), IORING_REGISTER_FILES2, &table, sizeof table) == 0;
+}
+
+/// An open into a slot (5.15), tried on a ring without a table: ENXIO is a sign that the kernel has understood.
+inline bool opens_into_slots() {
+  return understands([](io_uring_sqe& sqe) {
+    uring::prep::openat_direct(sqe, AT_FDCWD, "/", O_RDONLY, 0, uring::DirectSlot{0}, uring::Token{1});
+  });
 }
 
 inline bool has_multishot_poll() {
