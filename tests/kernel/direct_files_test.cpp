@@ -158,7 +158,7 @@ TEST_CASE("a file in a slot: opened, read, closed, and the slot serves the next 
   CHECK(read_from(ring, *slot) == "2222");
 }
 
-TEST_CASE("a slot is known before its file is: open, read and close are one chain and one submit") {
+FACT("a slot is known before its file is: open, read and close are one chain and one submit") {
   SKIP_WITHOUT_IO_URING();
   SKIP_UNLESS(opens_into_slots(), "opening into a slot needs Linux 5.15");
   const TwoFiles disk;

@@ -113,7 +113,7 @@ TEST_CASE("a timeout that expires says ETIME, one whose count is reached says 0;
   CHECK(ring.result(4) == 0);
 }
 
-TEST_CASE("timeouts: an absolute one in the past is over, a negative one is no time, boot time is a clock") {
+FACT("timeouts: an absolute one in the past is over, a negative one is no time, boot time is a clock") {
   SKIP_WITHOUT_IO_URING();
   TestRing ring;
   const __kernel_timespec after_boot{.tv_sec = 1, .tv_nsec = 0};
@@ -249,7 +249,7 @@ TEST_CASE("what a worker thread runs is interrupted: EALREADY, and the operation
   CHECK((interrupted == -EINTR || interrupted == -erestartsys || interrupted == -ECANCELED));
 }
 
-TEST_CASE("a link_timeout does not stop what blocks on a worker thread; cancelling does") {
+FACT("a link_timeout does not stop what blocks on a worker thread; cancelling does") {
   SKIP_WITHOUT_IO_URING();
   TestRing ring;
   const Pair from = pipe_pair();
@@ -274,7 +274,7 @@ TEST_CASE("a link_timeout does not stop what blocks on a worker thread; cancelli
   CHECK((timer == -ECANCELED || timer == -ENOENT));
 }
 
-TEST_CASE("a send that had begun when it was cancelled completes with the bytes it has sent") {
+FACT("a send that had begun when it was cancelled completes with the bytes it has sent") {
   SKIP_WITHOUT_IO_URING();
   TestRing ring;
   const Pair pair = unix_pair();
@@ -446,7 +446,7 @@ TEST_CASE("link: a short read breaks the chain, hardlink goes on; each operation
   CHECK(ring.result(3) == 0);
 }
 
-TEST_CASE(
+FACT(
     "an SQE that cannot be parsed cancels the links before it too, hard or soft; a bad descriptor does not") {
   SKIP_WITHOUT_IO_URING();
   TestRing ring;

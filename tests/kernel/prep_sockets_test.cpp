@@ -296,10 +296,6 @@ TEST_CASE("recv waits, blocking socket or not; EAGAIN is for those who ask for i
     const Pair pair = unix_pair(SOCK_STREAM | mode);
     char buffer[8];
     prep::recv(ring.sqe(), pair.here.get(), buffer, 8, 0, Token{1});
-    if (mode == SOCK_NONBLOCK && !ring.quiet()) {
-      CHECK(ring.result(1) == -EAGAIN);
-      return tests::differs("on an O_NONBLOCK socket a recv says EAGAIN, too");
-    }
     CHECK(ring.quiet());
     write_all(pair.there, "four");
     CHECK(ring.result(1) == 4);
@@ -328,7 +324,7 @@ TEST_CASE("a recv says 0 at the peer's end, and F_SOCK_NONEMPTY when more was th
   CHECK(ring.result(4) == -ENOTSOCK);
 }
 
-TEST_CASE("a short recv does not break a link; with MSG_WAITALL it waits for all, and less breaks it") {
+FACT("a short recv does not break a link; with MSG_WAITALL it waits for all, and less breaks it") {
   SKIP_WITHOUT_IO_URING();
   TestRing ring;
   Pair pair = unix_pair();
