@@ -90,7 +90,8 @@ static_assert(std::atomic_ref<std::uint32_t>::required_alignment == alignof(std:
 static_assert(std::atomic_ref<std::uint16_t>::is_always_lock_free);
 
 /// Where the shared words are: addresses inside the ring mapping, computed once from what io_uring_setup
-/// returned. (On all kernels so far the four indices share one cache line; we believe the offsets, not that.)
+/// returned. (From Linux 6.12 on the four indices share one cache line, up to 6.1 each has its own: we
+/// believe the offsets.)
 struct SharedWords {
   std::uint32_t* sq_head = nullptr;      // written by the kernel (release)
   std::uint32_t* sq_tail = nullptr;      // written by us (release)

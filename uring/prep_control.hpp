@@ -92,7 +92,7 @@ inline void timeout_remove(io_uring_sqe& sqe, Token target, Token token) noexcep
 /// Always two CQEs. In time: the operation's result, and -ECANCELED here. Too late: -ECANCELED there, and -ETIME here.
 /// Without a link before it: -EINVAL.
 /// For operations that wait by poll (sockets, pipes). What blocks on a worker thread (splice, the open of a FIFO) is
-/// not stopped: on 6.18 its timer starts when it returns. A timeout of its own and async_cancel can do it.
+/// not stopped from Linux 6.12 on: its timer starts when it returns. A timeout of its own and async_cancel can do it.
 inline void link_timeout(io_uring_sqe& sqe, const __kernel_timespec* time, std::uint32_t flags,
                          Token token) noexcept {
   fill(sqe, IORING_OP_LINK_TIMEOUT, -1, address(time), 1, 0, token);

@@ -116,7 +116,8 @@ inline void ftruncate(io_uring_sqe& sqe, int fd, std::uint64_t length, Token tok
 /// (-EINVAL). Needs Linux 5.7.
 /// `flags`: SPLICE_F_*; with SPLICE_F_FD_IN_FIXED, fd_in is a direct descriptor. (fixed_file speaks of fd_out.)
 /// CQE: res = bytes, 0 at the end of input. Runs on a worker thread, always. A short splice breaks a link, so socket
-/// to pipe to socket needs hardlink.
+/// to pipe to socket needs hardlink. A socket that is spliced into must be O_NONBLOCK: SPLICE_F_NONBLOCK is about the
+/// pipe, and a worker that waits for the socket holds the pipe's lock.
 inline void splice(io_uring_sqe& sqe, int fd_in, std::uint64_t offset_in, int fd_out,
                    std::uint64_t offset_out, std::uint32_t length, std::uint32_t flags,
                    Token token) noexcept {
@@ -164,7 +165,7 @@ inline void openat2_direct(io_uring_sqe& sqe, int directory, const char* path, c
 }
 
 /// statx(2) of `path` relative to `directory`, or with AT_EMPTY_PATH and "" of `directory` itself. Needs Linux 5.6.
-/// Parameter: `path`; data: `result`, until the CQE. `mask`: STATX_*. CQE: res = 0; -ENOENT, -EACCES, -ENOTDIR.
+/// Parameter: `path` (data on Linux 5.10: the kernel reads it when it runs); data: `result`, until the CQE. `mask`: STATX_*. CQE: res = 0; -ENOENT, -EACCES, -ENOTDIR.
 /// Runs on a worker thread, always. (fstat(2) of a file that is open already needs none.)
 inline void statx(io_uring_sqe& sqe, int directory, const char* path, int flags, std::uint32_t mask,
                   struct ::statx* result, Token token) noexcept {

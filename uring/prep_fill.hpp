@@ -29,6 +29,7 @@
 // what was there before. The flag setters (link, drain, ...) only add: call them behind the prep function.
 #pragma once
 
+#include <cassert>
 #include <cstdint>
 
 #include "uring/abi.hpp"
@@ -93,11 +94,19 @@ inline void link(io_uring_sqe& sqe) noexcept { sqe.flags |= IOSQE_IO_LINK; }
 /// descriptor leaks whenever a read comes up short. Needs Linux 5.5. Does not help against SQEs that cannot be parsed.
 inline void hardlink(io_uring_sqe& sqe) noexcept { sqe.flags |= IOSQE_IO_HARDLINK; }
 
+/// Whether DRAIN is possible with the operation of `sqe`: with any but a send that has a notification. The notification
+/// is a request, too, and one that DRAIN waits for on some kernels ("Known, and not run here" in docs/kernel-facts.md).
+inline bool can_drain(const io_uring_sqe& sqe) noexcept {
+  return sqe.opcode != IORING_OP_SEND_ZC && sqe.opcode != IORING_OP_SENDMSG_ZC;
+}
+
 /// Starts when everything submitted before has completed, and everything submitted later waits for it. Needs 5.2.
 /// Never on a ring that serves clients: the recv of one idle client, or an armed multishot accept, holds up the whole
-/// ring, a cancellation included. Never on SEND_ZC: on 6.18 that never runs, nor does anything behind it. And it is
-/// -EOPNOTSUPP on a ring that has once used skip_success.
-inline void drain(io_uring_sqe& sqe) noexcept { sqe.flags |= IOSQE_IO_DRAIN; }
+/// ring, a cancellation included. Only where can_drain. And it is -EOPNOTSUPP on a ring that has once used skip_success.
+inline void drain(io_uring_sqe& sqe) noexcept {
+  assert(can_drain(sqe));
+  sqe.flags |= IOSQE_IO_DRAIN;
+}
 
 /// Runs on a worker thread from the start, without the attempt to do it at once. Needs Linux 5.6. For the operation
 /// that is known to take long and would hold up io_uring_enter, such as a large read out of the page cache.

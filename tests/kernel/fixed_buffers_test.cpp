@@ -198,7 +198,7 @@ TEST_CASE("a read that would leave its slot is EFAULT, and the neighbour's bytes
 
 TEST_CASE("sixteen thousand buffers can be registered, the last one works, and one more is EINVAL") {
   SKIP_WITHOUT_IO_URING();
-  SKIP_UNLESS(linux_at_least(5, 13), "before 5.13 the limit was 1024");
+  SKIP_UNLESS(this_kernel().has_feature(IORING_FEAT_RSRC_TAGS), "before 5.13 the limit was 1024");
   SKIP_UNLESS(::geteuid() == 0, "64 MiB of locked memory are more than a user may have");
   const FileDescriptor file = ten_bytes();
   BufferPool pool(uring::max_registered_buffers, page);

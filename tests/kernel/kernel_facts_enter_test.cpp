@@ -6,6 +6,7 @@
 #include <string>
 
 #include "tests/kernel/raw_ring.hpp"
+#include "tests/support/fact.hpp"
 
 namespace {
 
@@ -19,7 +20,7 @@ void bad_opcode(io_uring_sqe& sqe, Token token) { prep::fill(sqe, 255, -1, 0, 0,
 
 // ---- Submitting -------------------------------------------------------------------------------------------
 
-TEST_CASE("enter returns how many SQEs it took, and never how many completions there are") {
+FACT("enter returns how many SQEs it took, and never how many completions there are") {
   SKIP_WITHOUT_IO_URING();
   RawRing ring(8);
   ring.prepare_nops(1, 8);
@@ -34,7 +35,7 @@ TEST_CASE("enter returns how many SQEs it took, and never how many completions t
   CHECK(ring.enter(4) == 0);  // more than there is: no error
 }
 
-TEST_CASE("a batch stops after a bad SQE, which counts as taken and has its CQE; the rest stays in the SQ") {
+FACT("a batch stops after a bad SQE, which counts as taken and has its CQE; the rest stays in the SQ") {
   SKIP_WITHOUT_IO_URING();
   RawRing ring(8);
   ring.prepare_nops(1, 2);
@@ -42,33 +43,51 @@ TEST_CASE("a batch stops after a bad SQE, which counts as taken and has its CQE;
   ring.prepare_nops(4, 5);
   CHECK(ring.submit() == 3);
   CHECK(ring.queued() == 2);
-  CHECK(ring.results_now() == "1:0 2:0 3:-EINVAL");
+  CHECK(text_of(sorted(ring.reap())) == "1:0 2:0 3:-EINVAL");
   CHECK(ring.submit() == 2);
-  CHECK(ring.results_now() == "4:0 5:0");
+  CHECK(text_of(sorted(ring.reap())) == "4:0 5:0");
 }
 
-TEST_CASE("with SUBMIT_ALL the batch goes on behind a bad SQE") {
+FACT("the CQE of a bad SQE comes behind those of the SQEs that were submitted before it") {
   SKIP_WITHOUT_IO_URING();
-  SKIP_UNLESS(linux_at_least(5, 18), "SUBMIT_ALL needs Linux 5.18");
+  RawRing ring(8);
+  ring.prepare_nops(1, 2);
+  bad_opcode(ring.prepare(), Token{3});
+  CHECK(ring.submit() == 3);
+  // The kernel gathers the CQEs of a batch and posts them at its end. Older kernels posted that of a bad SQE on the way.
+  const std::string order = ring.results_now();
+  if (order == "3:-EINVAL 1:0 2:0") return tests::differs("it comes first");
+  CHECK(order == "1:0 2:0 3:-EINVAL");
+}
+
+FACT("with SUBMIT_ALL the batch goes on behind a bad SQE") {
+  SKIP_WITHOUT_IO_URING();
+  SKIP_UNLESS(this_kernel().has_setup_flag(IORING_SETUP_SUBMIT_ALL), "SUBMIT_ALL needs Linux 5.18");
   RawRing ring(8, IORING_SETUP_SUBMIT_ALL);
   ring.prepare_nops(1, 2);
   bad_opcode(ring.prepare(), Token{3});
   ring.prepare_nops(4, 5);
   CHECK(ring.submit() == 5);
-  CHECK(ring.results_now() == "1:0 2:0 3:-EINVAL 4:0 5:0");
+  CHECK(text_of(sorted(ring.reap())) == "1:0 2:0 3:-EINVAL 4:0 5:0");
 }
 
-TEST_CASE("a bad descriptor is an error of the operation, not of the SQE: the batch goes on") {
+FACT("a bad descriptor is an error of the operation, not of the SQE: the batch goes on") {
   SKIP_WITHOUT_IO_URING();
   RawRing ring(4);
   char byte = 0;
   prep::read(ring.prepare(), -1, &byte, 1, 0, Token{1});
   ring.prepare_nops(2, 2);
-  CHECK(ring.submit() == 2);
-  CHECK(ring.results_now() == "1:-EBADF 2:0");
+  const int taken = ring.submit();
+  if (taken == 1) {  // this kernel looks a descriptor up while it parses
+    CHECK(ring.results_now() == "1:-EBADF");
+    CHECK(ring.queued() == 1);
+    return tests::differs("the batch stops behind it");
+  }
+  CHECK(taken == 2);
+  CHECK(text_of(sorted(ring.reap())) == "1:-EBADF 2:0");
 }
 
-TEST_CASE("enter does not wait after a short submit") {
+FACT("enter does not wait after a short submit") {
   SKIP_WITHOUT_IO_URING();
   RawRing ring(4);
   const Pipe pipe;
@@ -86,7 +105,7 @@ TEST_CASE("enter does not wait after a short submit") {
 
 // ---- Waiting ----------------------------------------------------------------------------------------------
 
-TEST_CASE("a wait that times out reports ETIME only if it submitted nothing and the CQ is empty") {
+FACT("a wait that times out reports ETIME only if it submitted nothing and the CQ is empty") {
   SKIP_WITHOUT_IO_URING();
   RawRing ring(4);
   CHECK(ring.wait(1, 10ms) == -ETIME);
@@ -98,14 +117,14 @@ TEST_CASE("a wait that times out reports ETIME only if it submitted nothing and 
   CHECK(ring.wait(2, 10ms) == 0);  // one completion is there, two were wanted: no error, and no news either
 }
 
-TEST_CASE("a signal ends a wait with EINTR, SA_RESTART or not") {
+FACT("a signal ends a wait with EINTR, SA_RESTART or not") {
   SKIP_WITHOUT_IO_URING();
   RawRing ring(4);
   const SignalStorm storm;
   CHECK(ring.wait(1, patience) == -EINTR);
 }
 
-TEST_CASE("a signal during a wait goes unreported if the call submitted something, or if a CQE is there") {
+FACT("a signal during a wait goes unreported if the call submitted something, or if a CQE is there") {
   SKIP_WITHOUT_IO_URING();
   RawRing ring(4);
   const Pipe pipe;
@@ -129,7 +148,7 @@ TEST_CASE("a signal during a wait goes unreported if the call submitted somethin
   CHECK(Clock::now() - start < patience / 2);
 }
 
-TEST_CASE("a flag that another thread sets does not wake a waiting enter") {
+FACT("a flag that another thread sets does not wake a waiting enter") {
   SKIP_WITHOUT_IO_URING();
   RawRing ring(4);
   std::atomic<bool> stop{false};
@@ -145,7 +164,7 @@ TEST_CASE("a flag that another thread sets does not wake a waiting enter") {
   CHECK(stop);
 }
 
-TEST_CASE("a min_wait without a time-out is one: if nothing came in that time, the wait fails with ETIME") {
+FACT("a min_wait without a time-out is one: if nothing came in that time, the wait fails with ETIME") {
   SKIP_WITHOUT_IO_URING();
   RawRing ring(4);
   SKIP_UNLESS((ring.params.features & abi::feat_min_timeout) != 0, "min_wait needs Linux 6.12");
@@ -154,7 +173,7 @@ TEST_CASE("a min_wait without a time-out is one: if nothing came in that time, t
   CHECK(ring.enter(0, 1, IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG, &argument) == -ETIME);
 }
 
-TEST_CASE("a min_wait that is longer than the time-out wins") {
+FACT("a min_wait that is longer than the time-out wins") {
   SKIP_WITHOUT_IO_URING();
   RawRing ring(4);
   SKIP_UNLESS((ring.params.features & abi::feat_min_timeout) != 0, "min_wait needs Linux 6.12");
@@ -168,7 +187,7 @@ TEST_CASE("a min_wait that is longer than the time-out wins") {
 
 // ---- Errors -----------------------------------------------------------------------------------------------
 
-TEST_CASE("each errno of enter means one thing") {
+FACT("each errno of enter means one thing") {
   SKIP_WITHOUT_IO_URING();
   RawRing ring(4);
   const Pipe pipe;
@@ -199,9 +218,9 @@ int register_here(RawRing& ring) {
   return result < 0 ? result : static_cast<int>(update.offset);
 }
 
-TEST_CASE("a registered ring's index means nothing on another thread") {
+FACT("a registered ring's index means nothing on another thread") {
   SKIP_WITHOUT_IO_URING();
-  SKIP_UNLESS(linux_at_least(5, 18), "registered rings need Linux 5.18");
+  SKIP_UNLESS(this_kernel().registered_ring_fd, "registered rings need Linux 5.18");
   elsewhere([] {
     RawRing ring(4);
     const int index = register_here(ring);
@@ -217,9 +236,9 @@ TEST_CASE("a registered ring's index means nothing on another thread") {
   });
 }
 
-TEST_CASE("a thread can register sixteen rings; the next is EBUSY, and closing one frees no place") {
+FACT("a thread can register sixteen rings; the next is EBUSY, and closing one frees no place") {
   SKIP_WITHOUT_IO_URING();
-  SKIP_UNLESS(linux_at_least(5, 18), "registered rings need Linux 5.18");
+  SKIP_UNLESS(this_kernel().registered_ring_fd, "registered rings need Linux 5.18");
   elsewhere([] {  // what is registered there ends with the thread
     for (int i = 0; i < 16; ++i) {
       RawRing ring(1);

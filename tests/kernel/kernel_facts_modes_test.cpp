@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "tests/kernel/raw_ring.hpp"
+#include "tests/support/fact.hpp"
 
 namespace {
 
@@ -19,13 +20,13 @@ namespace prep = uring::prep;
 constexpr std::uint32_t single_issuer = IORING_SETUP_SINGLE_ISSUER;
 constexpr std::uint32_t deferred = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN;
 
-void prepare_read(RawRing& ring, const Pipe& pipe, char* byte) {
+void prepare_read(RawRing& ring, const SocketPair& pipe, char* byte) {
   prep::read(ring.prepare(), pipe.read_end.get(), byte, 1, uring::current_position, Token{1});
 }
 
-TEST_CASE("task-run modes exclude each other where they contradict") {
+FACT("task-run modes exclude each other where they contradict") {
   SKIP_WITHOUT_IO_URING();
-  SKIP_UNLESS(linux_at_least(6, 1), "DEFER_TASKRUN needs Linux 6.1");
+  SKIP_UNLESS(has_deferred(), "DEFER_TASKRUN needs Linux 6.1");
   CHECK(try_setup(4, deferred) == 0);
   CHECK(try_setup(4, std::uint32_t{IORING_SETUP_DEFER_TASKRUN}) == -EINVAL);
   CHECK(try_setup(4, deferred | IORING_SETUP_SQPOLL) == -EINVAL);
@@ -35,9 +36,9 @@ TEST_CASE("task-run modes exclude each other where they contradict") {
   CHECK(try_setup(4, std::uint32_t{IORING_SETUP_SQ_AFF}) == -EINVAL);
 }
 
-TEST_CASE("under SINGLE_ISSUER another thread's enter and register are refused with EEXIST") {
+FACT("under SINGLE_ISSUER another thread's enter and register are refused with EEXIST") {
   SKIP_WITHOUT_IO_URING();
-  SKIP_UNLESS(linux_at_least(6, 0), "SINGLE_ISSUER needs Linux 6.0");
+  SKIP_UNLESS(this_kernel().has_setup_flag(IORING_SETUP_SINGLE_ISSUER), "SINGLE_ISSUER needs Linux 6.0");
   RawRing ring(4, single_issuer);
   ring.prepare_nops(1, 1);
   CHECK(elsewhere([&] { return ring.submit(); }) == -EEXIST);
@@ -47,14 +48,14 @@ TEST_CASE("under SINGLE_ISSUER another thread's enter and register are refused w
   CHECK(elsewhere([&] { return ring.wait(1, patience); }) ==
         0);  // waiting is allowed; DEFER_TASKRUN forbids it, too
 
-  SKIP_UNLESS(linux_at_least(6, 1), "DEFER_TASKRUN needs Linux 6.1");
+  SKIP_UNLESS(has_deferred(), "DEFER_TASKRUN needs Linux 6.1");
   RawRing deferring(4, deferred);
   CHECK(elsewhere([&] { return deferring.get_events(); }) == -EEXIST);
 }
 
-TEST_CASE("the issuer is who created the ring, or who enabled it: a disabled ring can be handed over") {
+FACT("the issuer is who created the ring, or who enabled it: a disabled ring can be handed over") {
   SKIP_WITHOUT_IO_URING();
-  SKIP_UNLESS(linux_at_least(6, 1), "DEFER_TASKRUN needs Linux 6.1");
+  SKIP_UNLESS(has_deferred(), "DEFER_TASKRUN needs Linux 6.1");
   RawRing ring(4, deferred | IORING_SETUP_R_DISABLED);
   ring.prepare_nops(1, 1);
   CHECK(elsewhere([&] {
@@ -65,11 +66,11 @@ TEST_CASE("the issuer is who created the ring, or who enabled it: a disabled rin
   CHECK(ring.submit() == -EEXIST);
 }
 
-TEST_CASE("under DEFER_TASKRUN completions are posted in enter(GETEVENTS) and nowhere else") {
+FACT("under DEFER_TASKRUN completions are posted in enter(GETEVENTS) and nowhere else") {
   SKIP_WITHOUT_IO_URING();
-  SKIP_UNLESS(linux_at_least(6, 1), "DEFER_TASKRUN needs Linux 6.1");
+  SKIP_UNLESS(has_deferred(), "DEFER_TASKRUN needs Linux 6.1");
   RawRing ring(4, deferred | IORING_SETUP_TASKRUN_FLAG);
-  const Pipe pipe;
+  const SocketPair pipe;
   char byte = 0;
   prepare_read(ring, pipe, &byte);
   REQUIRE(ring.submit() == 1);
@@ -85,28 +86,71 @@ TEST_CASE("under DEFER_TASKRUN completions are posted in enter(GETEVENTS) and no
   CHECK_FALSE(ring.flag(IORING_SQ_TASKRUN));
 }
 
-TEST_CASE("under DEFER_TASKRUN a wait for one makes some 20 completions, a wait for more makes as many") {
+FACT("under DEFER_TASKRUN task work runs in the order in which it came") {
   SKIP_WITHOUT_IO_URING();
-  SKIP_UNLESS(linux_at_least(6, 18), "seen on 6.18; earlier ones may make all of them");
+  SKIP_UNLESS(has_deferred(), "DEFER_TASKRUN needs Linux 6.1");
+  RawRing ring(4, deferred);
+  const std::vector<SocketPair> pairs(4);
+  char bytes[4];
+  for (const std::uint64_t name : {1U, 2U, 3U, 4U}) {
+    prep::read(ring.prepare(), pairs[name - 1].read_end.get(), &bytes[name - 1], 1, uring::current_position,
+               Token{name});
+  }
+  REQUIRE(ring.submit() == 4);
+  for (const SocketPair& pair : pairs) pair.put(1);
+  const std::string order = ring.results(4);
+  if (order == "4:1 3:1 2:1 1:1") return tests::differs("the last comes first");
+  CHECK(order == "1:1 2:1 3:1 4:1");
+}
+
+FACT("under DEFER_TASKRUN a wait for one makes some 20 completions, a wait for more makes as many") {
+  SKIP_WITHOUT_IO_URING();
+  SKIP_UNLESS(has_deferred(), "DEFER_TASKRUN needs Linux 6.1");
   constexpr unsigned count = 100;
   RawRing ring(128, deferred);
-  const std::vector<Pipe> pipes(count);
+  const std::vector<SocketPair> pipes(count);
   char bytes[count];
   for (unsigned i = 0; i < count; ++i) prepare_read(ring, pipes[i], &bytes[i]);
   REQUIRE(ring.submit() == static_cast<int>(count));
-  for (const Pipe& pipe : pipes) pipe.put(1);
+  for (const SocketPair& pipe : pipes) pipe.put(1);
   REQUIRE(ring.wait(1, patience) >= 0);
   const unsigned of_one = ring.ready();
+  if (of_one == count) return tests::differs("a wait for one makes all that is ready");
   CHECK(of_one >= 1);
   CHECK(of_one <= 40);
   REQUIRE(ring.wait(of_one + 50, patience) >= 0);
   CHECK(ring.ready() >= of_one + 50);
 }
 
-TEST_CASE("without DEFER_TASKRUN a completion is posted by whatever system call the thread makes next") {
+FACT("a read that waits for a pipe needs no worker thread, neither while it waits nor when bytes come") {
+  SKIP_WITHOUT_IO_URING();
+  SKIP_UNLESS(this_kernel().has_feature(IORING_FEAT_NATIVE_WORKERS),
+              "before Linux 5.12 workers are not among the process's threads");
+  // In a child, which has no workers yet: how many there are while the read waits, times ten, and at its end.
+  const auto workers_of = [](auto ends) {
+    return in_child([] {
+      RawRing ring(4);
+      const decltype(ends) pair;
+      char byte = 0;
+      prep::read(ring.prepare(), pair.read_end.get(), &byte, 1, uring::current_position, Token{1});
+      if (ring.submit() != 1) return 255;
+      std::this_thread::sleep_for(a_while);
+      const int waiting = workers_here();
+      pair.put(1);
+      if (ring.results(1) != "1:1") return 255;
+      return 10 * waiting + workers_here();
+    });
+  };
+  CHECK(workers_of(SocketPair()) == 0);
+  const int of_pipe = workers_of(Pipe());
+  if (of_pipe == 1) return tests::differs("when bytes come, a worker reads them");
+  CHECK(of_pipe == 0);
+}
+
+FACT("without DEFER_TASKRUN a completion is posted by whatever system call the thread makes next") {
   SKIP_WITHOUT_IO_URING();
   RawRing ring(4);
-  const Pipe pipe;
+  const SocketPair pipe;
   char byte = 0;
   prepare_read(ring, pipe, &byte);
   REQUIRE(ring.submit() == 1);
@@ -120,7 +164,7 @@ int wait_while_a_read_completes(std::uint32_t ring_flags, int milliseconds) {
   return elsewhere([=] {
     const uring::FileDescriptor nothing(::epoll_create1(EPOLL_CLOEXEC));
     RawRing ring(4, ring_flags);
-    const Pipe pipe;
+    const SocketPair pipe;
     char byte = 0;
     prepare_read(ring, pipe, &byte);
     REQUIRE(ring.submit() == 1);
@@ -138,17 +182,17 @@ int wait_while_a_read_completes(std::uint32_t ring_flags, int milliseconds) {
   });
 }
 
-TEST_CASE("a completion interrupts other blocking system calls of its thread, but not with DEFER_TASKRUN") {
+FACT("a completion interrupts other blocking system calls of its thread, but not with DEFER_TASKRUN") {
   SKIP_WITHOUT_IO_URING();
-  SKIP_UNLESS(linux_at_least(6, 1), "DEFER_TASKRUN needs Linux 6.1");
+  SKIP_UNLESS(has_deferred(), "DEFER_TASKRUN needs Linux 6.1");
   CHECK(wait_while_a_read_completes(0, 20'000) == -EINTR);  // and no signal far and wide
   CHECK(wait_while_a_read_completes(IORING_SETUP_COOP_TASKRUN, 20'000) == -EINTR);
   CHECK(wait_while_a_read_completes(deferred, 200) == 0);
 }
 
-TEST_CASE("a ring that is torn down interrupts its threads once more: a blocking call ends with EINTR") {
+FACT("a ring that is torn down interrupts its threads once more: a blocking call ends with EINTR") {
   SKIP_WITHOUT_IO_URING();
-  SKIP_UNLESS(linux_at_least(6, 1), "DEFER_TASKRUN needs Linux 6.1");
+  SKIP_UNLESS(has_deferred(), "DEFER_TASKRUN needs Linux 6.1");
   const auto interrupted = [] {
     const uring::FileDescriptor nothing(::epoll_create1(EPOLL_CLOEXEC));
     {
@@ -168,11 +212,11 @@ TEST_CASE("a ring that is torn down interrupts its threads once more: a blocking
 
 // ---- Several rings ----------------------------------------------------------------------------------------
 
-TEST_CASE("a descriptor works on any number of rings at once, and none of them needs to be told") {
+FACT("a descriptor works on any number of rings at once, and none of them needs to be told") {
   SKIP_WITHOUT_IO_URING();
   RawRing reader(4);
   RawRing writer(4);
-  const Pipe pipe;
+  const SocketPair pipe;
   char byte = 0;
   prepare_read(reader, pipe, &byte);
   REQUIRE(reader.submit() == 1);
@@ -183,9 +227,9 @@ TEST_CASE("a descriptor works on any number of rings at once, and none of them n
   CHECK(byte == 'y');
 }
 
-TEST_CASE("MSG_RING wakes the thread that waits on another ring: between rings no eventfd is needed") {
+FACT("MSG_RING wakes the thread that waits on another ring: between rings no eventfd is needed") {
   SKIP_WITHOUT_IO_URING();
-  SKIP_UNLESS(linux_at_least(6, 1), "DEFER_TASKRUN needs Linux 6.1");
+  SKIP_UNLESS(has_deferred(), "DEFER_TASKRUN needs Linux 6.1");
   RawRing sender(4);
   std::atomic<pid_t> waiter{0};
   std::atomic<int> target{-1};
@@ -205,9 +249,9 @@ TEST_CASE("MSG_RING wakes the thread that waits on another ring: between rings n
   CHECK(received == "7:42");
 }
 
-TEST_CASE("a message to a ring whose CQ is full is not lost") {
+FACT("a message to a ring whose CQ is full is not lost") {
   SKIP_WITHOUT_IO_URING();
-  SKIP_UNLESS(linux_at_least(5, 18), "MSG_RING needs Linux 5.18");
+  SKIP_UNLESS(this_kernel().has_opcode(IORING_OP_MSG_RING), "MSG_RING needs Linux 5.18");
   RawRing sender(8);
   RawRing receiver(2, 0, 2);
   for (std::uint64_t i = 1; i <= 5; ++i) {
@@ -218,13 +262,14 @@ TEST_CASE("a message to a ring whose CQ is full is not lost") {
   CHECK(receiver.results(5) == "1:1 2:2 3:3 4:4 5:5");
 }
 
-TEST_CASE("a message can be sent without having a ring") {
+FACT("a message can be sent without having a ring") {
   SKIP_WITHOUT_IO_URING();
-  SKIP_UNLESS(linux_at_least(6, 13), "REGISTER_SEND_MSG_RING needs Linux 6.13");
   RawRing receiver(2);
   io_uring_sqe message{};
   prep::msg_ring(message, receiver.fd.get(), 42, Token{7}, Token{});
-  CHECK(uring::real_kernel.register_(nullptr, -1, abi::register_send_msg_ring, &message, 1) == 0);
+  const int sent = uring::real_kernel.register_(nullptr, -1, abi::register_send_msg_ring, &message, 1);
+  SKIP_UNLESS(sent != -EINVAL && sent != -EBADF, "REGISTER_SEND_MSG_RING needs Linux 6.13");
+  CHECK(sent == 0);
   CHECK(receiver.results(1) == "7:42");
 }
 
@@ -235,7 +280,7 @@ void wait_until_idle(const RawRing& ring) {
   eventually([&] { return ring.flag(IORING_SQ_NEED_WAKEUP); });
 }
 
-TEST_CASE("a tail stored while the SQPOLL thread sleeps is not seen until somebody wakes it") {
+FACT("a tail stored while the SQPOLL thread sleeps is not seen until somebody wakes it") {
   SKIP_WITHOUT_IO_URING();
   RawRing ring(4, IORING_SETUP_SQPOLL);
   wait_until_idle(ring);
@@ -248,7 +293,7 @@ TEST_CASE("a tail stored while the SQPOLL thread sleeps is not seen until somebo
   CHECK(ring.results(1) == "1:0");
 }
 
-TEST_CASE("an SQPOLL thread sleeps until its first work, then spins, on the process's account") {
+FACT("an SQPOLL thread sleeps until its first work, then spins, on the process's account") {
   SKIP_WITHOUT_IO_URING();
   RawRing ring(4, IORING_SETUP_SQPOLL, 0, 600'000);
   CHECK(eventually([&] { return ring.flag(IORING_SQ_NEED_WAKEUP); }));
@@ -268,7 +313,7 @@ TEST_CASE("an SQPOLL thread sleeps until its first work, then spins, on the proc
   CHECK_FALSE(ring.flag(IORING_SQ_NEED_WAKEUP));
 }
 
-TEST_CASE("on an SQPOLL ring enter returns the number it was passed, whatever there was to take") {
+FACT("on an SQPOLL ring enter returns the number it was passed, whatever there was to take") {
   SKIP_WITHOUT_IO_URING();
   RawRing ring(4, IORING_SETUP_SQPOLL);
   CHECK(ring.queued() == 0);
@@ -276,7 +321,7 @@ TEST_CASE("on an SQPOLL ring enter returns the number it was passed, whatever th
   CHECK(ring.ready() == 0);
 }
 
-TEST_CASE("SQ_WAIT waits until the SQPOLL thread made room; it may end early, like any wait") {
+FACT("SQ_WAIT waits until the SQPOLL thread made room; it may end early, like any wait") {
   SKIP_WITHOUT_IO_URING();
   RawRing ring(4, IORING_SETUP_SQPOLL);
   wait_until_idle(ring);
@@ -290,7 +335,7 @@ TEST_CASE("SQ_WAIT waits until the SQPOLL thread made room; it may end early, li
   CHECK(ring.take(4).size() == 4);
 }
 
-TEST_CASE("sq_thread_cpu means nothing without SQ_AFF") {
+FACT("sq_thread_cpu means nothing without SQ_AFF") {
   SKIP_WITHOUT_IO_URING();
   const auto allowed_cpus = [](std::uint32_t flags) {
     const RawRing ring(4, flags);  // sq_thread_cpu is 0

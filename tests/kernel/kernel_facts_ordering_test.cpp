@@ -14,6 +14,7 @@
 #include <thread>
 
 #include "tests/kernel/raw_ring.hpp"
+#include "tests/support/fact.hpp"
 
 namespace {
 
@@ -22,8 +23,6 @@ using uring::Token;
 namespace prep = uring::prep;
 
 constexpr std::uint32_t deferred = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN;
-
-bool has_deferred() { return try_setup(1, deferred) == 0; }
 
 /// Whether poll(2) says within a while that there is something to read.
 bool is_readable(int fd) {
@@ -46,7 +45,7 @@ std::string content_after_a_while(int file) {
   return {bytes, static_cast<std::size_t>(std::max<ssize_t>(size, 0))};
 }
 
-TEST_CASE("a poll of a DEFER_TASKRUN ring sleeps through its completions; an eventfd is signalled") {
+FACT("a poll of a DEFER_TASKRUN ring sleeps through its completions; an eventfd is signalled") {
   SKIP_WITHOUT_IO_URING();
   SKIP_UNLESS(has_deferred(), "DEFER_TASKRUN needs Linux 6.1");
   const uring::FileDescriptor file(::memfd_create("ordering", MFD_CLOEXEC));
@@ -69,8 +68,8 @@ TEST_CASE("a poll of a DEFER_TASKRUN ring sleeps through its completions; an eve
   write_by_worker(ring.prepare(), file.get(), "a", 0, 1);
   CHECK(ring.submit() == 1);
   CHECK(is_readable(bell.get()));
-  CHECK(polled.get() >= 500ms);
-  CHECK(ring.ready() == 0);  // there is no CQE yet, only the work of making one
+  const bool slept = polled.get() >= 500ms;
+  if (slept) CHECK(ring.ready() == 0);  // there is no CQE yet, only the work of making one
   CHECK(ring.results(1) == "1:1");
 
   RawRing plain(8);
@@ -78,9 +77,10 @@ TEST_CASE("a poll of a DEFER_TASKRUN ring sleeps through its completions; an eve
   CHECK(plain.submit() == 1);
   CHECK(is_readable(plain.fd.get()));
   CHECK(plain.results(1) == "2:1");
+  if (!slept) tests::differs("the poll wakes, too");
 }
 
-TEST_CASE("under DEFER_TASKRUN an eventfd is signalled once for all task work that waits") {
+FACT("under DEFER_TASKRUN an eventfd is signalled once for all task work that waits") {
   SKIP_WITHOUT_IO_URING();
   SKIP_UNLESS(has_deferred(), "DEFER_TASKRUN needs Linux 6.1");
   const uring::FileDescriptor file(::memfd_create("ordering", MFD_CLOEXEC));
@@ -95,11 +95,14 @@ TEST_CASE("under DEFER_TASKRUN an eventfd is signalled once for all task work th
   CHECK(content_after_a_while(file.get()).size() == 5);
   std::uint64_t rung = 0;
   CHECK(::read(bell.get(), &rung, sizeof rung) == sizeof rung);
-  CHECK(rung == 1);
+  const unsigned posted = ring.ready();
   CHECK(text_of(sorted(ring.take(4))) == "1:1 2:1 3:1 4:1");
+  if (rung == 4 && posted == 4) return tests::differs("a worker posts its CQE itself: one signal for each");
+  CHECK(rung == 1);
+  CHECK(posted == 0);
 }
 
-TEST_CASE("under DEFER_TASKRUN the next link of a chain begins when the ring's owner enters") {
+FACT("under DEFER_TASKRUN the next link of a chain begins when the ring's owner enters") {
   SKIP_WITHOUT_IO_URING();
   SKIP_UNLESS(has_deferred(), "DEFER_TASKRUN needs Linux 6.1");
   const auto chain = [](RawRing& ring, int file) {
@@ -112,7 +115,7 @@ TEST_CASE("under DEFER_TASKRUN the next link of a chain begins when the ring's o
   const uring::FileDescriptor file(::memfd_create("ordering", MFD_CLOEXEC));
   RawRing ring(8, deferred);
   chain(ring, file.get());
-  CHECK(content_after_a_while(file.get()) == "a");
+  const std::string begun = content_after_a_while(file.get());
   CHECK(ring.results(2) == "1:1 2:1");
   CHECK(content_after_a_while(file.get()) == "ab");
 
@@ -121,9 +124,11 @@ TEST_CASE("under DEFER_TASKRUN the next link of a chain begins when the ring's o
   chain(plain, other.get());
   CHECK(content_after_a_while(other.get()) == "ab");
   CHECK(plain.results(2) == "1:1 2:1");
+  if (begun == "ab") return tests::differs("the worker that ran the first link begins the next");
+  CHECK(begun == "a");
 }
 
-TEST_CASE("under DEFER_TASKRUN what has DRAIN begins when the ring's owner enters") {
+FACT("under DEFER_TASKRUN what has DRAIN begins when the ring's owner enters") {
   SKIP_WITHOUT_IO_URING();
   SKIP_UNLESS(has_deferred(), "DEFER_TASKRUN needs Linux 6.1");
   const uring::FileDescriptor file(::memfd_create("ordering", MFD_CLOEXEC));
@@ -138,11 +143,11 @@ TEST_CASE("under DEFER_TASKRUN what has DRAIN begins when the ring's owner enter
   CHECK(content_after_a_while(file.get()) == "ab");
 }
 
-TEST_CASE("under DEFER_TASKRUN a wait for two can sleep for ever if DRAIN stands between them") {
+FACT("under DEFER_TASKRUN a wait for two can sleep for ever if DRAIN stands between them") {
   SKIP_WITHOUT_IO_URING();
-  SKIP_UNLESS(linux_at_least(6, 18), "seen on Linux 6.18");
+  SKIP_UNLESS(has_deferred(), "DEFER_TASKRUN needs Linux 6.1");
   const auto wait_for_two = [](std::uint32_t flags) {
-    const Pipe pipe;
+    const SocketPair pipe;
     RawRing ring(8, flags);
     static char byte;
     prep::read(ring.prepare(), pipe.read_end.get(), &byte, 1, uring::current_position, Token{1});
@@ -162,18 +167,19 @@ TEST_CASE("under DEFER_TASKRUN a wait for two can sleep for ever if DRAIN stands
     CHECK(ring.results(2) == "1:1 2:0");
     return time;
   };
-  CHECK(wait_for_two(deferred) >= 1s);
   CHECK(wait_for_two(0) < 1s);
+  const auto time = wait_for_two(deferred);
+  if (time < 500ms) return tests::differs("the first wakes it, and the second begins");
+  CHECK(time >= 1s);
 }
 
-TEST_CASE("after a DRAIN a ring goes on draining, as long as anything is in flight") {
+FACT("after a DRAIN a ring goes on draining, as long as anything is in flight") {
   SKIP_WITHOUT_IO_URING();
-  SKIP_UNLESS(linux_at_least(6, 18), "seen on Linux 6.18");
-  const Pipe first;
-  const Pipe second;
+  const SocketPair first;
+  const SocketPair second;
   RawRing ring(8);
   static char bytes[2];
-  const auto pending = [&](const Pipe& pipe, std::uint64_t name) {
+  const auto pending = [&](const SocketPair& pipe, std::uint64_t name) {
     prep::read(ring.prepare(), pipe.read_end.get(), &bytes[name - 1], 1, uring::current_position,
                Token{name});
   };
@@ -190,8 +196,13 @@ TEST_CASE("after a DRAIN a ring goes on draining, as long as anything is in flig
   CHECK(ring.submit() == 1);
   std::this_thread::sleep_for(a_while);
   CHECK(ring.get_events() == 0);
-  CHECK(ring.ready() == 0);  // and holds up a NOP without any flag
+  const std::string beside = ring.results_now();
   second.put(1);
+  if (beside == "4:0") {
+    CHECK(ring.results(1) == "2:1");
+    return tests::differs("it goes on like any other ring when the drained operation is over");
+  }
+  CHECK(beside.empty());  // the read that is in flight holds up a NOP without any flag
   CHECK(ring.results(2) == "2:1 4:0");
   // When nothing is in flight, it is a ring like any other again.
   pending(first, 1);

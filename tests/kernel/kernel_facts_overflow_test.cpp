@@ -8,6 +8,7 @@
 #include <string>
 
 #include "tests/kernel/raw_ring.hpp"
+#include "tests/support/fact.hpp"
 
 namespace {
 
@@ -34,7 +35,7 @@ struct Overflown : RawRing {
   }
 };
 
-TEST_CASE("an overflow is announced in the SQ's flags; the CQ's flags and the overflow counter stay 0") {
+FACT("an overflow is announced in the SQ's flags; the CQ's flags and the overflow counter stay 0") {
   SKIP_WITHOUT_IO_URING();
   const Overflown ring;
   CHECK(ring.flag(IORING_SQ_CQ_OVERFLOW));
@@ -42,7 +43,7 @@ TEST_CASE("an overflow is announced in the SQ's flags; the CQ's flags and the ov
   CHECK(uring::load_cq_overflow(ring.words) == 0);  // it counts what is lost, and nothing is (FEAT_NODROP)
 }
 
-TEST_CASE("a full CQ does not hinder submission") {
+FACT("a full CQ does not hinder submission") {
   SKIP_WITHOUT_IO_URING();
   Overflown ring;
   ring.prepare_nops(13, 13);
@@ -51,7 +52,7 @@ TEST_CASE("a full CQ does not hinder submission") {
   CHECK(ring.take(13).size() == 13);
 }
 
-TEST_CASE("an overflow loses nothing: reap, enter(GETEVENTS), repeat until the flag clears; order is kept") {
+FACT("an overflow loses nothing: reap, enter(GETEVENTS), repeat until the flag clears; order is kept") {
   SKIP_WITHOUT_IO_URING();
   Overflown ring;
   CHECK(ring.results_now() == all_zero(1, 4));
@@ -63,7 +64,7 @@ TEST_CASE("an overflow loses nothing: reap, enter(GETEVENTS), repeat until the f
   CHECK(ring.results_now() == all_zero(9, 12));
 }
 
-TEST_CASE("a backlog of thousands comes out in order, and nobody has to be terminated") {
+FACT("a backlog of thousands comes out in order, and nobody has to be terminated") {
   SKIP_WITHOUT_IO_URING();
   RawRing ring(64, 0, 64);
   constexpr std::uint64_t total = 64 * 100;
@@ -75,22 +76,27 @@ TEST_CASE("a backlog of thousands comes out in order, and nobody has to be termi
   CHECK_FALSE(ring.flag(IORING_SQ_CQ_OVERFLOW));
 }
 
-TEST_CASE("neither reaping nor submitting fetches the backlog") {
+FACT("neither reaping nor submitting fetches the backlog") {
   SKIP_WITHOUT_IO_URING();
   Overflown ring;
   ring.reap();
   CHECK(ring.ready() == 0);
   ring.prepare_nops(13, 13);
   CHECK(ring.submit() == 1);
-  CHECK(ring.ready() == 0);
   CHECK(ring.flag(IORING_SQ_CQ_OVERFLOW));
+  if (ring.ready() == 1) {
+    CHECK(ring.get_events() == 0);
+    CHECK(ring.results_now() == "13:0 5:0 6:0 7:0");
+    return tests::differs("they do not, but a new completion is posted in front of the backlog");
+  }
+  CHECK(ring.ready() == 0);
   CHECK(ring.get_events() == 0);
   CHECK(ring.results_now() == all_zero(5, 8));
 }
 
-TEST_CASE("an overflow ends a multishot: its last CQE is a success like any other, but lacks F_MORE") {
+FACT("an overflow ends a multishot: its last CQE is a success like any other, but lacks F_MORE") {
   SKIP_WITHOUT_IO_URING();
-  SKIP_UNLESS(linux_at_least(5, 18), "older kernels went on with a multishot poll whose CQEs overflowed");
+  SKIP_UNLESS(has_multishot_poll(), "multishot poll needs Linux 5.13");
   RawRing ring(2, 0, 2);
   const uring::FileDescriptor counter(::eventfd(0, EFD_CLOEXEC));
   prep::poll_multishot(ring.prepare(), counter.get(), POLLIN, Token{1});
@@ -101,6 +107,14 @@ TEST_CASE("an overflow ends a multishot: its last CQE is a success like any othe
   };
   for (int i = 0; i < 5; ++i) signal();
   std::vector<Completion> completions = ring.take(3);
+  if (completions.size() > 3) {
+    // Each signal has its CQE, those that did not fit at first included.
+    while (completions.size() < 5) completions.push_back(ring.take(1).at(0));
+    CHECK(std::all_of(completions.begin(), completions.end(), [](const Completion& c) { return c.more(); }));
+    signal();
+    CHECK(ring.results(1) == "1:1");
+    return tests::differs("it goes on");
+  }
   REQUIRE(completions.size() == 3);
   CHECK(completions[0].more());
   CHECK(completions[1].more());
@@ -116,7 +130,7 @@ TEST_CASE("an overflow ends a multishot: its last CQE is a success like any othe
 
 // ---- user_data --------------------------------------------------------------------------------------------
 
-TEST_CASE("user_data comes back bit for bit; no value is reserved, 0 and ~0 included") {
+FACT("user_data comes back bit for bit; no value is reserved, 0 and ~0 included") {
   SKIP_WITHOUT_IO_URING();
   RawRing ring(4);
   for (const std::uint64_t name : {std::uint64_t{0}, ~std::uint64_t{0}, std::uint64_t{1} << 63}) {
@@ -130,9 +144,9 @@ TEST_CASE("user_data comes back bit for bit; no value is reserved, 0 and ~0 incl
 
 // ---- The ring's own life ----------------------------------------------------------------------------------
 
-TEST_CASE("a ring can be resized while it lives: completions and operations in flight survive") {
+FACT("a ring can be resized while it lives: completions and operations in flight survive") {
   SKIP_WITHOUT_IO_URING();
-  SKIP_UNLESS(linux_at_least(6, 13), "RESIZE_RINGS needs Linux 6.13");
+  SKIP_UNLESS(this_kernel().has_setup_flag(abi::setup_no_sqarray), "RESIZE_RINGS needs Linux 6.13");
   const auto resize = [](RawRing& ring, unsigned entries, unsigned cq_entries) {
     io_uring_params params{};
     params.sq_entries = entries;
@@ -154,7 +168,9 @@ TEST_CASE("a ring can be resized while it lives: completions and operations in f
   ring.prepare_nops(1, 5);
   REQUIRE(ring.submit() == 6);
 
-  CHECK(resize(ring, 4, 4) == -EOVERFLOW);  // not enough room for what is there
+  const int refused = resize(ring, 4, 4);
+  SKIP_UNLESS(refused != -EINVAL, "RESIZE_RINGS needs Linux 6.13");
+  CHECK(refused == -EOVERFLOW);  // not enough room for what is there
   CHECK(resize(ring, 64, 256) == 0);
   CHECK(ring.params.sq_entries == 64);
   CHECK(ring.params.cq_entries == 256);
@@ -169,7 +185,7 @@ TEST_CASE("a ring can be resized while it lives: completions and operations in f
   CHECK(resize(not_deferred, 64, 256) == -EINVAL);
 }
 
-TEST_CASE("closing a ring cancels nothing while its memory is mapped: a read still lands in its buffer") {
+FACT("closing a ring cancels nothing while its memory is mapped: a read still lands in its buffer") {
   SKIP_WITHOUT_IO_URING();
   RawRing ring(4);
   const Pipe pipe;
@@ -185,7 +201,7 @@ TEST_CASE("closing a ring cancels nothing while its memory is mapped: a read sti
   CHECK(ring.results_now() == "1:1");
 }
 
-TEST_CASE("a forked child inherits the ring: what it submits completes in the parent's CQ") {
+FACT("a forked child inherits the ring: what it submits completes in the parent's CQ") {
   SKIP_WITHOUT_IO_URING();
   RawRing ring(4);
   CHECK(in_child([&] {
@@ -195,9 +211,8 @@ TEST_CASE("a forked child inherits the ring: what it submits completes in the pa
   CHECK(ring.results_now() == "1:0");
 }
 
-TEST_CASE("a restricted ring refuses everything that was not allowed to it, with EACCES") {
+FACT("a restricted ring refuses everything that was not allowed to it, with EACCES") {
   SKIP_WITHOUT_IO_URING();
-  SKIP_UNLESS(linux_at_least(5, 10), "restrictions need Linux 5.10");
   RawRing ring(4, IORING_SETUP_R_DISABLED);
   std::array<io_uring_restriction, 1> allowed{};
   allowed[0].opcode = IORING_RESTRICTION_SQE_OP;
@@ -208,9 +223,11 @@ TEST_CASE("a restricted ring refuses everything that was not allowed to it, with
   char byte = 0;
   prep::read(ring.prepare(), 0, &byte, 1, 0, Token{2});
   CHECK(ring.submit() == 2);
-  CHECK(ring.results_now() == "1:0 2:-EACCES");
+  CHECK(text_of(sorted(ring.reap())) == "1:0 2:-EACCES");
   iovec buffer{&byte, 1};
-  CHECK(ring.register_(IORING_REGISTER_BUFFERS, &buffer, 1) == -EACCES);
+  const int registered = ring.register_(IORING_REGISTER_BUFFERS, &buffer, 1);
+  if (registered == 0) return tests::differs("a list of opcodes restricts SQEs only: registering stays free");
+  CHECK(registered == -EACCES);
 }
 
 }  // namespace

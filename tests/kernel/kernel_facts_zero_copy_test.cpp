@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "tests/kernel/prep_helpers.hpp"
+#include "tests/support/fact.hpp"
 
 namespace {
 
@@ -55,9 +56,9 @@ void send_behind_the_filler(TestRing& ring, const Stalled& pair, const std::stri
   REQUIRE(sent.more());
 }
 
-TEST_CASE("a notification needs no reader: the peer's TCP has acknowledged the bytes, that is enough") {
+FACT("a notification needs no reader: the peer's TCP has acknowledged the bytes, that is enough") {
   SKIP_WITHOUT_IO_URING();
-  SKIP_UNLESS(linux_at_least(6, 0), "SEND_ZC needs Linux 6.0");
+  SKIP_UNLESS(this_kernel().has_opcode(IORING_OP_SEND_ZC), "SEND_ZC needs Linux 6.0");
   TestRing ring;
   const Pair pair = tcp_pair();
   prep::send_zc(ring.sqe(), pair.here.get(), "hello", 5, 0, 0, Token{1});
@@ -66,9 +67,9 @@ TEST_CASE("a notification needs no reader: the peer's TCP has acknowledged the b
   CHECK(read_some(pair.there) == "hello");
 }
 
-TEST_CASE("close does not end a send_zc: its notification comes when the peer has read what was in front") {
+FACT("close does not end a send_zc: its notification comes when the peer has read what was in front") {
   SKIP_WITHOUT_IO_URING();
-  SKIP_UNLESS(linux_at_least(6, 0), "SEND_ZC needs Linux 6.0");
+  SKIP_UNLESS(this_kernel().has_opcode(IORING_OP_SEND_ZC), "SEND_ZC needs Linux 6.0");
   TestRing ring;
   Stalled pair;
   const std::string bytes(payload, 'a');
@@ -79,9 +80,9 @@ TEST_CASE("close does not end a send_zc: its notification comes when the peer ha
   CHECK(ring.of(1).notification());
 }
 
-TEST_CASE("a reset brings the notification at once, the peer's or our own with SO_LINGER 0") {
+FACT("a reset brings the notification at once, the peer's or our own with SO_LINGER 0") {
   SKIP_WITHOUT_IO_URING();
-  SKIP_UNLESS(linux_at_least(6, 0), "SEND_ZC needs Linux 6.0");
+  SKIP_UNLESS(this_kernel().has_opcode(IORING_OP_SEND_ZC), "SEND_ZC needs Linux 6.0");
   for (const bool ours : {false, true}) {
     CAPTURE(ours);
     TestRing ring;
@@ -94,9 +95,9 @@ TEST_CASE("a reset brings the notification at once, the peer's or our own with S
   }
 }
 
-TEST_CASE("a notification cannot be cancelled: for a cancellation the operation is over, ENOENT") {
+FACT("a notification cannot be cancelled: for a cancellation the operation is over, ENOENT") {
   SKIP_WITHOUT_IO_URING();
-  SKIP_UNLESS(linux_at_least(6, 0), "SEND_ZC needs Linux 6.0");
+  SKIP_UNLESS(this_kernel().has_opcode(IORING_OP_SEND_ZC), "SEND_ZC needs Linux 6.0");
   TestRing ring;
   Stalled pair;
   const std::string bytes(payload, 'a');
@@ -108,9 +109,9 @@ TEST_CASE("a notification cannot be cancelled: for a cancellation the operation 
   CHECK(ring.of(1).notification());
 }
 
-TEST_CASE("a send_zc with MSG_WAITALL, cancelled half-way: res is what is queued, and so much stays lent") {
+FACT("a send_zc with MSG_WAITALL, cancelled half-way: res is what is queued, and so much stays lent") {
   SKIP_WITHOUT_IO_URING();
-  SKIP_UNLESS(linux_at_least(6, 0), "SEND_ZC needs Linux 6.0");
+  SKIP_UNLESS(this_kernel().has_opcode(IORING_OP_SEND_ZC), "SEND_ZC needs Linux 6.0");
   TestRing ring;
   Stalled pair;
   std::string bytes(4 << 20, 'a');
@@ -128,9 +129,9 @@ TEST_CASE("a send_zc with MSG_WAITALL, cancelled half-way: res is what is queued
   CHECK(ring.of(1).notification());
 }
 
-TEST_CASE("a send_zc that had to wait and is cancelled has sent nothing, and notifies all the same") {
+FACT("a send_zc that had to wait and is cancelled has sent nothing, and notifies all the same") {
   SKIP_WITHOUT_IO_URING();
-  SKIP_UNLESS(linux_at_least(6, 18), "seen on Linux 6.18");
+  SKIP_UNLESS(this_kernel().has_opcode(IORING_OP_SEND_ZC), "SEND_ZC needs Linux 6.0");
   TestRing ring;
   Stalled pair;
   const std::string more(65536, '-');
@@ -168,9 +169,9 @@ int result_without_memory_to_lock(int socket, bool registered) {
   return result == static_cast<int>(sizeof bytes) ? 10 : result == -ENOMEM ? 11 : 4;
 }
 
-TEST_CASE("out of a registered buffer a send_zc needs no RLIMIT_MEMLOCK: that was charged at registration") {
+FACT("out of a registered buffer a send_zc needs no RLIMIT_MEMLOCK: that was charged at registration") {
   SKIP_WITHOUT_IO_URING();
-  SKIP_UNLESS(linux_at_least(6, 18), "seen on Linux 6.18");
+  SKIP_UNLESS(this_kernel().has_opcode(IORING_OP_SEND_ZC), "SEND_ZC needs Linux 6.0");
   for (const bool registered : {true, false}) {
     CAPTURE(registered);
     const Pair pair = tcp_pair();
@@ -191,9 +192,9 @@ char* mapped_payload() {
   return static_cast<char*>(memory);
 }
 
-TEST_CASE("destroying the ring takes no buffer back: what lies there later goes out, and no one is told") {
+FACT("destroying the ring takes no buffer back: what lies there later goes out, and no one is told") {
   SKIP_WITHOUT_IO_URING();
-  SKIP_UNLESS(linux_at_least(6, 0), "SEND_ZC needs Linux 6.0");
+  SKIP_UNLESS(this_kernel().has_opcode(IORING_OP_SEND_ZC), "SEND_ZC needs Linux 6.0");
   for (const bool unmapped : {false, true}) {
     CAPTURE(unmapped);
     Stalled pair;
@@ -214,9 +215,9 @@ TEST_CASE("destroying the ring takes no buffer back: what lies there later goes 
   }
 }
 
-TEST_CASE("a process that exits before its notifications loses nothing: the peer receives every byte") {
+FACT("a process that exits before its notifications loses nothing: the peer receives every byte") {
   SKIP_WITHOUT_IO_URING();
-  SKIP_UNLESS(linux_at_least(6, 0), "SEND_ZC needs Linux 6.0");
+  SKIP_UNLESS(this_kernel().has_opcode(IORING_OP_SEND_ZC), "SEND_ZC needs Linux 6.0");
   Stalled pair;
   const pid_t child = fork();
   if (child == 0) {

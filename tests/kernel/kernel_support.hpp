@@ -12,6 +12,9 @@
 #include <dirent.h>
 #include <doctest/doctest.h>
 #include <fcntl.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/utsname.h>
 #include <sys/wait.h>
@@ -26,6 +29,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <future>
 #include <string>
@@ -34,8 +38,11 @@
 
 #include "tests/support/skip.hpp"
 #include "tests/support/sqe.hpp"
+#include "uring/capabilities.hpp"
 #include "uring/errors.hpp"
 #include "uring/owned.hpp"
+#include "uring/prep_control.hpp"
+#include "uring/prep_files.hpp"
 #include "uring/ring.hpp"
 #include "uring/syscalls.hpp"
 
@@ -51,7 +58,53 @@ inline constexpr std::chrono::milliseconds a_while = 50ms;
 
 using Clock = std::chrono::steady_clock;
 
-/// True from Linux `major`.`minor` on: for facts that no feature bit announces.
+// ---- What this kernel can do ------------------------------------------------------------------------------
+//
+// Asked and tried: a version number knows neither what a distribution brought back nor what a sandbox took away.
+
+/// What uring_probe would print here.
+inline const uring::Capabilities& this_kernel() {
+  static const uring::Capabilities found = uring::probe_capabilities();
+  return found;
+}
+
+inline bool has_deferred() { return this_kernel().has_setup_flag(IORING_SETUP_DEFER_TASKRUN); }
+
+/// For flags inside an SQE, which the kernel lists nowhere: whether it can parse what `prepare` writes. What it cannot
+/// parse completes at once with -EINVAL. The operation ends with the ring that it is tried on.
+template <class Prepare>
+bool understands(Prepare prepare) {
+  uring::Ring ring({.entries = 1});
+  prepare(must(ring.next_sqe()));
+  ring.submit_and_wait(0);
+  bool refused = false;
+  ring.harvest([&](const io_uring_cqe& cqe) { refused = cqe.res == -EINVAL; });
+  return !refused;
+}
+
+/// A table of empty slots, and accept and socket into a slot, came with it (5.19).
+inline bool has_sparse_tables() {
+  const uring::Ring ring({.entries = 1});
+  io_uring_rsrc_register table{};
+  table.nr = 1;
+  table.flags = IORING_RSRC_REGISTER_SPARSE;
+  return uring::real_kernel.register_(nullptr, ring.fd(), IORING_REGISTER_FILES2, &table, sizeof table) == 0;
+}
+
+/// An open into a slot (5.15), tried on a ring without a table: ENXIO is a sign that the kernel has understood.
+inline bool opens_into_slots() {
+  return understands([](io_uring_sqe& sqe) {
+    uring::prep::openat_direct(sqe, AT_FDCWD, "/", O_RDONLY, 0, uring::DirectSlot{0}, uring::Token{1});
+  });
+}
+
+inline bool has_multishot_poll() {
+  const uring::FileDescriptor event(::eventfd(0, EFD_CLOEXEC));
+  return understands(
+      [&](io_uring_sqe& sqe) { uring::prep::poll_multishot(sqe, event.get(), POLLIN, uring::Token{1}); });
+}
+
+/// True from Linux `major`.`minor` on: for what can neither be asked for nor tried.
 inline bool linux_at_least(int major, int minor) {
   utsname name{};
   int here_major = 0;
@@ -167,20 +220,34 @@ struct WatchedKernel {
 
 // ---- The process and its surroundings ---------------------------------------------------------------------
 
-/// A pipe: reads from it are pending until somebody writes.
-struct Pipe {
+/// Two ends: reads from the one are pending until somebody writes to the other.
+struct Ends {
   uring::FileDescriptor read_end, write_end;
 
+  /// Writes `count` bytes, fewer than fit in between.
+  void put(std::size_t count) const {
+    const std::vector<char> bytes(count, 'x');
+    CHECK(::write(write_end.get(), bytes.data(), count) == static_cast<ssize_t>(count));
+  }
+};
+
+/// On some kernels a pending read of a pipe is made by a worker thread when bytes come, and its CQE is a little later.
+struct Pipe : Ends {
   Pipe() {
     std::array<int, 2> ends{};
     REQUIRE(::pipe2(ends.data(), O_CLOEXEC) == 0);
     read_end.reset(ends[0]);
     write_end.reset(ends[1]);
   }
-  /// Writes `count` bytes, fewer than the pipe holds.
-  void put(std::size_t count) const {
-    const std::vector<char> bytes(count, 'x');
-    CHECK(::write(write_end.get(), bytes.data(), count) == static_cast<ssize_t>(count));
+};
+
+/// A pending read of a socket is made by its own thread, on all of them.
+struct SocketPair : Ends {
+  SocketPair() {
+    std::array<int, 2> ends{};
+    REQUIRE(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends.data()) == 0);
+    read_end.reset(ends[0]);
+    write_end.reset(ends[1]);
   }
 };
 
@@ -225,6 +292,19 @@ inline std::string value_of(const std::string& path, const std::string& key) {
     if (line.rfind(key, 0) == 0) return line.substr(line.find_first_not_of(" \t", key.size()));
   }
   return {};
+}
+
+/// How many of this process's threads are workers that the kernel made for its rings. Before 5.12 these were threads of
+/// the kernel's own, whose parent is kthreadd, all over the machine.
+inline int workers_here() {
+  int count = 0;
+  for (const auto& task : std::filesystem::directory_iterator("/proc/self/task")) {
+    std::ifstream stream(task.path() / "comm");
+    std::string name;
+    std::getline(stream, name);
+    if (name.rfind("iou-wrk", 0) == 0) ++count;
+  }
+  return count;
 }
 
 // ---- Threads and time -------------------------------------------------------------------------------------

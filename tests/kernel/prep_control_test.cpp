@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "tests/kernel/prep_helpers.hpp"
+#include "tests/support/fact.hpp"
 
 using namespace prep_tests;
 
@@ -16,6 +17,8 @@ namespace {
 
 constexpr __kernel_timespec milliseconds(long count) { return {.tv_sec = 0, .tv_nsec = count * 1'000'000}; }
 constexpr __kernel_timespec one_hour{.tv_sec = 3600, .tv_nsec = 0};
+
+constexpr int erestartsys = 512;  // not in <errno.h>: it was never meant to leave the kernel
 
 FileDescriptor counter() { return FileDescriptor(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)); }
 
@@ -63,7 +66,7 @@ TEST_CASE("an epoll descriptor can be polled through the ring: one loop for both
 
 TEST_CASE("poll_multishot tells of each change, not of the state") {
   SKIP_WITHOUT_IO_URING();
-  SKIP_UNLESS(linux_at_least(5, 13), "multishot poll needs Linux 5.13");
+  SKIP_UNLESS(tests::kernel::has_multishot_poll(), "multishot poll needs Linux 5.13");
   TestRing ring;
   const FileDescriptor event = counter();
   prep::poll_multishot(ring.sqe(), event.get(), POLLIN, Token{1});
@@ -110,7 +113,7 @@ TEST_CASE("a timeout that expires says ETIME, one whose count is reached says 0;
   CHECK(ring.result(4) == 0);
 }
 
-TEST_CASE("timeouts: an absolute one in the past is over, a negative one is no time, boot time is a clock") {
+FACT("timeouts: an absolute one in the past is over, a negative one is no time, boot time is a clock") {
   SKIP_WITHOUT_IO_URING();
   TestRing ring;
   const __kernel_timespec after_boot{.tv_sec = 1, .tv_nsec = 0};
@@ -118,9 +121,12 @@ TEST_CASE("timeouts: an absolute one in the past is over, a negative one is no t
   CHECK(ring.result(1) == -ETIME);
   const __kernel_timespec negative{.tv_sec = -1, .tv_nsec = 0};
   prep::timeout(ring.sqe(), &negative, 0, 0, Token{2});
-  const int refused = ring.result(2);
-  CHECK(refused == -EINVAL);
-  SKIP_UNLESS(linux_at_least(5, 15), "the other clocks need Linux 5.15");
+  if (ring.quiet(std::chrono::seconds(1))) return tests::differs("a negative timeout never ends");
+  CHECK(ring.result(2) == -EINVAL);
+  SKIP_UNLESS(understands([&](io_uring_sqe& sqe) {
+                prep::timeout(sqe, &after_boot, 0, IORING_TIMEOUT_ABS | IORING_TIMEOUT_BOOTTIME, Token{1});
+              }),
+              "the other clocks need Linux 5.15");
   for (const std::uint32_t clock : {IORING_TIMEOUT_BOOTTIME, IORING_TIMEOUT_REALTIME}) {
     prep::timeout(ring.sqe(), &after_boot, 0, IORING_TIMEOUT_ABS | clock, Token{3});
     CHECK(ring.result(3) == -ETIME);
@@ -129,9 +135,11 @@ TEST_CASE("timeouts: an absolute one in the past is over, a negative one is no t
 
 TEST_CASE("timeout_multishot ticks as often as it was told, the last time without F_MORE") {
   SKIP_WITHOUT_IO_URING();
-  SKIP_UNLESS(linux_at_least(6, 4), "multishot timeouts need Linux 6.4");
-  TestRing ring;
   const __kernel_timespec interval = milliseconds(2);
+  SKIP_UNLESS(
+      understands([&](io_uring_sqe& sqe) { prep::timeout_multishot(sqe, &interval, 3, 0, Token{1}); }),
+      "multishot timeouts need Linux 6.4");
+  TestRing ring;
   prep::timeout_multishot(ring.sqe(), &interval, 3, 0, Token{1});
   for (const bool more : {true, true, false}) {
     const Completion tick = ring.of(1);
@@ -144,7 +152,9 @@ TEST_CASE("timeout_multishot ticks as often as it was told, the last time withou
   prep::async_cancel(ring.sqe(), Token{2}, Token{3});
   ring.result(3);
   Completion tick = ring.of(2);
-  for (int i = 0; i < 100 && tick.more(); ++i) tick = ring.of(2);
+  // A slow machine has many ticks behind it by now.
+  const auto deadline = tests::kernel::Clock::now() + tests::kernel::patience;
+  while (tick.more() && tests::kernel::Clock::now() < deadline) tick = ring.of(2);
   CHECK_FALSE(tick.more());
   CHECK(tick.res == -ECANCELED);
   prep::timeout_multishot(ring.sqe(), &interval, 3, IORING_TIMEOUT_ABS, Token{4});
@@ -235,24 +245,27 @@ TEST_CASE("what a worker thread runs is interrupted: EALREADY, and the operation
   CHECK(ring.quiet());
   prep::async_cancel(ring.sqe(), Token{1}, Token{2});
   CHECK(ring.result(2) == -EALREADY);
-  constexpr int erestartsys = 512;  // not in <errno.h>: it was never meant to leave the kernel
   const int interrupted = ring.result(1);
   CHECK((interrupted == -EINTR || interrupted == -erestartsys || interrupted == -ECANCELED));
 }
 
-TEST_CASE("a link_timeout does not stop what blocks on a worker thread; cancelling does") {
+FACT("a link_timeout does not stop what blocks on a worker thread; cancelling does") {
   SKIP_WITHOUT_IO_URING();
-  SKIP_UNLESS(linux_at_least(6, 18), "seen on Linux 6.18");
   TestRing ring;
   const Pair from = pipe_pair();
   const Pair to = pipe_pair();
-  const __kernel_timespec soon = milliseconds(5);
+  const __kernel_timespec soon = milliseconds(40);  // the splice has begun by then
   io_uring_sqe& sqe = ring.sqe();
   prep::splice(sqe, from.here.get(), uring::current_position, to.there.get(), uring::current_position, 10, 0,
                Token{1});
   prep::link(sqe);
   prep::link_timeout(ring.sqe(), &soon, 0, Token{2});
-  CHECK(ring.quiet(std::chrono::milliseconds(60)));
+  if (!ring.quiet(std::chrono::milliseconds(200))) {
+    const int stopped = ring.result(1);
+    const int timer = ring.result(2);
+    CHECK(((stopped == -EINTR && timer == -ENOENT) || (stopped == -erestartsys && timer == -EALREADY)));
+    return tests::differs("it does, and says that it found nothing to stop, or EALREADY");
+  }
   prep::async_cancel(ring.sqe(), Token{1}, Token{3});
   CHECK(ring.result(3) == -EALREADY);
   CHECK(ring.result(1) < 0);
@@ -261,7 +274,7 @@ TEST_CASE("a link_timeout does not stop what blocks on a worker thread; cancelli
   CHECK((timer == -ECANCELED || timer == -ENOENT));
 }
 
-TEST_CASE("a send that had begun when it was cancelled completes with the bytes it has sent") {
+FACT("a send that had begun when it was cancelled completes with the bytes it has sent") {
   SKIP_WITHOUT_IO_URING();
   TestRing ring;
   const Pair pair = unix_pair();
@@ -271,8 +284,13 @@ TEST_CASE("a send that had begun when it was cancelled completes with the bytes 
   prep::async_cancel(ring.sqe(), Token{1}, Token{2});
   CHECK(ring.result(2) == 0);
   const int sent = ring.result(1);
-  CHECK(sent > 0);
-  CHECK(sent < 1 << 22);
+  if (sent == -ECANCELED) {
+    CHECK_FALSE(nothing_to_read(pair.there));
+    tests::differs("ECANCELED, although bytes went out");
+  } else {
+    CHECK(sent > 0);
+    CHECK(sent < 1 << 22);
+  }
   // Where nothing went out, nothing is lost.
   prep::send(ring.sqe(), pair.here.get(), "x", 1, 0, Token{3});
   CHECK(ring.quiet());
@@ -283,7 +301,7 @@ TEST_CASE("a send that had begun when it was cancelled completes with the bytes 
 
 TEST_CASE("cancelling all of a token, of a descriptor, of the ring: res is how many") {
   SKIP_WITHOUT_IO_URING();
-  SKIP_UNLESS(linux_at_least(5, 19), "cancelling by descriptor needs Linux 5.19");
+  SKIP_UNLESS(this_kernel().has_opcode(IORING_OP_SOCKET), "cancelling by descriptor needs Linux 5.19");
   TestRing ring;
   const Pair pair = unix_pair();
   const Pair other = unix_pair();
@@ -325,7 +343,7 @@ TEST_CASE("cancelling all of a token, of a descriptor, of the ring: res is how m
 
 TEST_CASE("cancelling by descriptor after close hits whoever has the number now") {
   SKIP_WITHOUT_IO_URING();
-  SKIP_UNLESS(linux_at_least(5, 19), "cancelling by descriptor needs Linux 5.19");
+  SKIP_UNLESS(this_kernel().has_opcode(IORING_OP_SOCKET), "cancelling by descriptor needs Linux 5.19");
   TestRing ring;
   Pair dead = unix_pair();
   const Pair live = unix_pair();
@@ -346,7 +364,7 @@ TEST_CASE("cancelling by descriptor after close hits whoever has the number now"
 
 TEST_CASE("msg_ring posts a completion on another ring, and a full queue there loses nothing") {
   SKIP_WITHOUT_IO_URING();
-  SKIP_UNLESS(linux_at_least(5, 18), "IORING_OP_MSG_RING needs Linux 5.18");
+  SKIP_UNLESS(this_kernel().has_opcode(IORING_OP_MSG_RING), "IORING_OP_MSG_RING needs Linux 5.18");
   TestRing sender;
   TestRing receiver({.entries = 2, .cq_entries = 2});
   for (std::uint64_t i = 0; i < 5; ++i) {
@@ -368,7 +386,7 @@ TEST_CASE("msg_ring posts a completion on another ring, and a full queue there l
 
 TEST_CASE("msg_ring wakes whoever waits on the other ring") {
   SKIP_WITHOUT_IO_URING();
-  SKIP_UNLESS(linux_at_least(5, 18), "IORING_OP_MSG_RING needs Linux 5.18");
+  SKIP_UNLESS(this_kernel().has_opcode(IORING_OP_MSG_RING), "IORING_OP_MSG_RING needs Linux 5.18");
   uring::Ring receiver({.entries = 2});
   std::thread sender([&] {
     std::this_thread::sleep_for(std::chrono::milliseconds(20));
@@ -428,7 +446,7 @@ TEST_CASE("link: a short read breaks the chain, hardlink goes on; each operation
   CHECK(ring.result(3) == 0);
 }
 
-TEST_CASE(
+FACT(
     "an SQE that cannot be parsed cancels the links before it too, hard or soft; a bad descriptor does not") {
   SKIP_WITHOUT_IO_URING();
   TestRing ring;
@@ -445,11 +463,13 @@ TEST_CASE(
     CHECK(ring.result(2) == -EINVAL);
   }
   nop_then(prep::link, IORING_OP_READ, -1);
-  CHECK(ring.result(1) == 0);
+  const int before = ring.result(1);
   CHECK(ring.result(2) == -EBADF);
+  if (before == -ECANCELED) return tests::differs("a bad descriptor cancels the links before it as well");
+  CHECK(before == 0);
 }
 
-TEST_CASE("a chain ends where the submission ends") {
+TEST_CASE("prep::link: a chain ends where the submission ends") {
   SKIP_WITHOUT_IO_URING();
   TestRing ring;
   char byte;

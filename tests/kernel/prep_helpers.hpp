@@ -8,7 +8,6 @@
 #include <netinet/in.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
-#include <sys/utsname.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -21,8 +20,11 @@
 #include <cstring>
 #include <deque>
 #include <string>
+#include <thread>
 #include <vector>
 
+#include "tests/kernel/kernel_support.hpp"
+#include "tests/support/fact.hpp"
 #include "tests/support/skip.hpp"
 #include "uring/owned.hpp"
 #include "uring/prep_control.hpp"
@@ -34,19 +36,13 @@ namespace prep_tests {
 
 namespace abi = uring::abi;
 namespace prep = uring::prep;
+using tests::kernel::has_deferred;
+using tests::kernel::this_kernel;
+using tests::kernel::understands;
 using uring::BufferGroup;
 using uring::DirectSlot;
 using uring::FileDescriptor;
 using uring::Token;
-
-/// For facts that no feature bit announces.
-inline bool linux_at_least(int major, int minor) {
-  utsname name{};
-  int is_major = 0;
-  int is_minor = 0;
-  if (uname(&name) != 0 || std::sscanf(name.release, "%d.%d", &is_major, &is_minor) != 2) return false;
-  return is_major > major || (is_major == major && is_minor >= minor);
-}
 
 /// The next SQE of a ring that is known to have one.
 inline io_uring_sqe& free_sqe(uring::Ring& ring) {
@@ -160,6 +156,24 @@ class TestRing {
   std::deque<Completion> stash_;
 };
 
+/// True if what a worker thread has done waits for the ring's owner to make its CQE, as with DEFER_TASKRUN it does from
+/// some kernel after 6.1 on. Only there a CQE that is present when submit returns shows that no worker was needed.
+inline bool workers_leave_the_cqe_to_the_owner() {
+  static const bool leave = [] {
+    if (!has_deferred()) return false;
+    TestRing ring;
+    io_uring_sqe& sqe = ring.sqe();
+    prep::nop(sqe, Token{1});
+    prep::force_async(sqe);
+    ring.submit();
+    std::this_thread::sleep_for(tests::kernel::a_while);
+    const bool waits = ring.ring().ready() == 0;
+    ring.result(1);
+    return waits;
+  }();
+  return leave;
+}
+
 /// Two connected descriptors.
 struct Pair {
   FileDescriptor here;
@@ -244,13 +258,17 @@ inline FileDescriptor file_with(const std::string& content) {
 }
 
 /// An IORING_OP_TIMEOUT of 50 ms that the next SQE is linked to: what follows has been consumed by submit, and runs
-/// later.
+/// later. The link is hard, because a timeout that expires has failed.
 inline void run_the_next_one_later(TestRing& ring, Token token) {
   static constexpr __kernel_timespec delay{.tv_sec = 0, .tv_nsec = 50'000'000};
   io_uring_sqe& sqe = ring.sqe();
-  prep::timeout(sqe, &delay, 0, IORING_TIMEOUT_ETIME_SUCCESS, token);
-  prep::link(sqe);
+  prep::timeout(sqe, &delay, 0, 0, token);
+  prep::hardlink(sqe);
 }
+
+/// Multishot accept came with IORING_OP_SOCKET (5.19), multishot receives with IORING_OP_SEND_ZC (6.0).
+inline bool has_multishot_accept() { return this_kernel().has_opcode(IORING_OP_SOCKET); }
+inline bool has_multishot_recv() { return this_kernel().has_opcode(IORING_OP_SEND_ZC); }
 
 /// A group of provided buffers (5.19). The ring of the group is one page: io_uring_buf[], its tail the u16 at byte 14.
 class Buffers {

@@ -11,6 +11,7 @@
 #include <set>
 
 #include "tests/kernel/prep_helpers.hpp"
+#include "tests/support/fact.hpp"
 
 using namespace prep_tests;
 
@@ -23,16 +24,6 @@ void reset(FileDescriptor& socket) {
   const linger now{.l_onoff = 1, .l_linger = 0};
   REQUIRE(setsockopt(socket.get(), SOL_SOCKET, SO_LINGER, &now, sizeof now) == 0);
   socket.reset();
-}
-
-int worker_threads() {
-  int workers = 0;
-  for (const auto& task : std::filesystem::directory_iterator("/proc/self/task")) {
-    std::string name;
-    std::getline(std::ifstream(task.path() / "comm"), name);
-    if (name.starts_with("iou-wrk")) ++workers;
-  }
-  return workers;
 }
 
 std::string read_exactly(const FileDescriptor& socket, std::size_t size) {
@@ -83,7 +74,7 @@ TEST_CASE("accept: the descriptor in res, the peer's address written at completi
 
 TEST_CASE("one multishot accept takes all clients; its flag lives in ioprio and nowhere else") {
   SKIP_WITHOUT_IO_URING();
-  SKIP_UNLESS(linux_at_least(5, 19), "multishot accept needs Linux 5.19");
+  SKIP_UNLESS(has_multishot_accept(), "multishot accept needs Linux 5.19");
   TestRing ring;
   const FileDescriptor listener = bound(SOCK_STREAM);
   prep::accept_multishot(ring.sqe(), listener.get(), SOCK_CLOEXEC, Token{1});
@@ -107,7 +98,7 @@ TEST_CASE("one multishot accept takes all clients; its flag lives in ioprio and 
 
 TEST_CASE("a multishot accept with an address has one address for all: the last client wins") {
   SKIP_WITHOUT_IO_URING();
-  SKIP_UNLESS(linux_at_least(5, 19), "multishot accept needs Linux 5.19");
+  SKIP_UNLESS(has_multishot_accept(), "multishot accept needs Linux 5.19");
   TestRing ring;
   const FileDescriptor listener = bound(SOCK_STREAM);
   const FileDescriptor first = connected_to(listener);
@@ -125,9 +116,9 @@ TEST_CASE("a multishot accept with an address has one address for all: the last 
   CHECK(asked.sin_port == local_name(first.get()).sin_port);
 }
 
-TEST_CASE("closing a listener does not end its multishot accept; shutdown does, and so does cancelling") {
+FACT("closing a listener does not end its multishot accept; shutdown does, and so does cancelling") {
   SKIP_WITHOUT_IO_URING();
-  SKIP_UNLESS(linux_at_least(5, 19), "multishot accept needs Linux 5.19");
+  SKIP_UNLESS(has_multishot_accept(), "multishot accept needs Linux 5.19");
   TestRing ring;
   FileDescriptor listener = bound(SOCK_STREAM);
   sockaddr_in address = local_name(listener.get());
@@ -158,9 +149,9 @@ TEST_CASE("closing a listener does not end its multishot accept; shutdown does, 
   CHECK_FALSE(shut.more());
 }
 
-TEST_CASE("an accept reads RLIMIT_NOFILE when it is submitted, not when the client comes") {
+FACT("an accept reads RLIMIT_NOFILE when it is submitted, not when the client comes") {
   SKIP_WITHOUT_IO_URING();
-  SKIP_UNLESS(linux_at_least(5, 19), "multishot accept needs Linux 5.19");
+  SKIP_UNLESS(has_multishot_accept(), "multishot accept needs Linux 5.19");
   TestRing ring;
   const FileDescriptor listener = bound(SOCK_STREAM);
   prep::accept_multishot(ring.sqe(), listener.get(), SOCK_CLOEXEC, Token{1});
@@ -187,7 +178,7 @@ TEST_CASE("an accept reads RLIMIT_NOFILE when it is submitted, not when the clie
 
 TEST_CASE("a completion queue that overflows ends a multishot accept with an ordinary result and no F_MORE") {
   SKIP_WITHOUT_IO_URING();
-  SKIP_UNLESS(linux_at_least(5, 19), "multishot accept needs Linux 5.19");
+  SKIP_UNLESS(has_multishot_accept(), "multishot accept needs Linux 5.19");
   TestRing ring({.entries = 2, .cq_entries = 4});
   const FileDescriptor listener = bound(SOCK_STREAM);
   std::vector<FileDescriptor> open;
@@ -265,7 +256,7 @@ TEST_CASE("connect: decided when it completes; the address may die after submit"
 
 TEST_CASE("socket: the new descriptor in res") {
   SKIP_WITHOUT_IO_URING();
-  SKIP_UNLESS(linux_at_least(5, 19), "IORING_OP_SOCKET needs Linux 5.19");
+  SKIP_UNLESS(this_kernel().has_opcode(IORING_OP_SOCKET), "IORING_OP_SOCKET needs Linux 5.19");
   TestRing ring;
   prep::socket(ring.sqe(), AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, Token{1});
   const FileDescriptor made(ring.result(1));
@@ -288,7 +279,8 @@ TEST_CASE("shutdown does what close does not: the pending recv gets 0, the peer 
   char buffer[8];
   prep::recv(ring.sqe(), pair.here.get(), buffer, 8, 0, Token{1});
   prep::shutdown(ring.sqe(), pair.here.get(), SHUT_RDWR, Token{2});
-  if ((ring.ring().setup_flags() & IORING_SETUP_DEFER_TASKRUN) != 0) CHECK(ring.submit() == 0);
+  const unsigned inside = ring.submit();
+  if (workers_leave_the_cqe_to_the_owner()) CHECK(inside == 0);
   CHECK(ring.result(2) == 0);
   CHECK(ring.result(1) == 0);
   CHECK(read_some(pair.there) == "");
@@ -299,7 +291,6 @@ TEST_CASE("shutdown does what close does not: the pending recv gets 0, the peer 
 
 TEST_CASE("recv waits, blocking socket or not; EAGAIN is for those who ask for it") {
   SKIP_WITHOUT_IO_URING();
-  SKIP_UNLESS(linux_at_least(6, 1), "older kernels passed O_NONBLOCK on");
   TestRing ring;
   for (const int mode : {0, int{SOCK_NONBLOCK}}) {
     const Pair pair = unix_pair(SOCK_STREAM | mode);
@@ -315,7 +306,7 @@ TEST_CASE("recv waits, blocking socket or not; EAGAIN is for those who ask for i
 
 TEST_CASE("a recv says 0 at the peer's end, and F_SOCK_NONEMPTY when more was there") {
   SKIP_WITHOUT_IO_URING();
-  SKIP_UNLESS(linux_at_least(5, 19), "IORING_CQE_F_SOCK_NONEMPTY needs Linux 5.19");
+  SKIP_UNLESS(this_kernel().has_opcode(IORING_OP_SOCKET), "IORING_CQE_F_SOCK_NONEMPTY needs Linux 5.19");
   TestRing ring;
   Pair pair = tcp_pair();
   write_all(pair.there, "0123456789");
@@ -333,7 +324,7 @@ TEST_CASE("a recv says 0 at the peer's end, and F_SOCK_NONEMPTY when more was th
   CHECK(ring.result(4) == -ENOTSOCK);
 }
 
-TEST_CASE("a short recv does not break a link; with MSG_WAITALL it waits for all, and less breaks it") {
+FACT("a short recv does not break a link; with MSG_WAITALL it waits for all, and less breaks it") {
   SKIP_WITHOUT_IO_URING();
   TestRing ring;
   Pair pair = unix_pair();
@@ -354,7 +345,12 @@ TEST_CASE("a short recv does not break a link; with MSG_WAITALL it waits for all
   CHECK(ring.quiet());
   write_all(pair.there, "defgh");
   CHECK(ring.result(1) == 8);
-  CHECK(ring.result(2) == 0);
+  const int behind_all = ring.result(2);
+  if (behind_all == -ECANCELED) {  // 6.17 takes the first part for the whole
+    tests::differs("with MSG_WAITALL, all in two parts breaks it, too");
+  } else {
+    CHECK(behind_all == 0);
+  }
   write_all(pair.there, "abc");
   pair.there.reset();
   recv_then_nop(MSG_WAITALL);
@@ -364,7 +360,7 @@ TEST_CASE("a short recv does not break a link; with MSG_WAITALL it waits for all
 
 TEST_CASE("a hundred idle receives occupy no worker thread") {
   SKIP_WITHOUT_IO_URING();
-  const int before = worker_threads();
+  const int before = tests::kernel::workers_here();
   TestRing ring({.entries = 128});
   std::vector<Pair> pairs;
   std::array<char, 100> bytes{};
@@ -373,10 +369,10 @@ TEST_CASE("a hundred idle receives occupy no worker thread") {
     prep::recv(ring.sqe(), pairs.back().here.get(), &byte, 1, 0, Token{1});
   }
   CHECK(ring.quiet());
-  CHECK(worker_threads() <= before);
+  CHECK(tests::kernel::workers_here() <= before);
 }
 
-TEST_CASE("a reset by the peer is reported once: ECONNRESET to one operation, 0 to the others") {
+FACT("a reset by the peer is reported once: ECONNRESET to one operation, 0 to the others") {
   SKIP_WITHOUT_IO_URING();
   TestRing ring;
   Pair pair = tcp_pair();
@@ -389,7 +385,7 @@ TEST_CASE("a reset by the peer is reported once: ECONNRESET to one operation, 0 
   CHECK(results == std::multiset<int>{-ECONNRESET, 0, 0});
 }
 
-TEST_CASE("recv_select takes a buffer only when data is there, and no more of it than asked for") {
+FACT("recv_select takes a buffer only when data is there, and no more of it than asked for") {
   SKIP_WITHOUT_IO_URING();
   TestRing ring;
   Buffers buffers(ring, group, 2, 16);
@@ -421,7 +417,7 @@ TEST_CASE("multishot recv needs a buffer group and refuses MSG_WAITALL") {
   SKIP_WITHOUT_IO_URING();
   TestRing ring;
   Buffers buffers(ring, group, 1, 16);
-  SKIP_UNLESS(buffers.registered() && linux_at_least(6, 0), "multishot recv needs Linux 6.0");
+  SKIP_UNLESS(buffers.registered() && has_multishot_recv(), "multishot recv needs Linux 6.0");
   const Pair pair = unix_pair();
   io_uring_sqe& without_group = ring.sqe();
   prep::recv_multishot(without_group, pair.here.get(), group, Token{1});
@@ -433,11 +429,11 @@ TEST_CASE("multishot recv needs a buffer group and refuses MSG_WAITALL") {
   CHECK(ring.result(2) == -EINVAL);
 }
 
-TEST_CASE("multishot recv goes on while F_MORE is set; an empty group ends it at once and loses nothing") {
+FACT("multishot recv goes on while F_MORE is set; an empty group ends it at once and loses nothing") {
   SKIP_WITHOUT_IO_URING();
   TestRing ring;
   Buffers buffers(ring, group, 2, 4);
-  SKIP_UNLESS(buffers.registered() && linux_at_least(6, 0), "multishot recv needs Linux 6.0");
+  SKIP_UNLESS(buffers.registered() && has_multishot_recv(), "multishot recv needs Linux 6.0");
   Pair pair = unix_pair();
   prep::recv_multishot(ring.sqe(), pair.here.get(), group, Token{1});
   CHECK(ring.quiet());
@@ -465,7 +461,36 @@ TEST_CASE("multishot recv goes on while F_MORE is set; an empty group ends it at
   CHECK_FALSE(end.more());
 }
 
-TEST_CASE("a capped multishot recv ends by itself, at the first CQE that reaches or passes the total") {
+FACT("a multishot recv that has used the last buffer goes on: it ends when bytes come that find none") {
+  SKIP_WITHOUT_IO_URING();
+  SKIP_UNLESS(has_multishot_recv(), "multishot recv needs Linux 6.0");
+  const auto ends_early = [](bool armed_first) {
+    TestRing ring;
+    Buffers buffers(ring, group, 4, 16);
+    REQUIRE(buffers.registered());
+    const Pair pair = unix_pair();
+    prep::recv_multishot(ring.sqe(), pair.here.get(), group, Token{1});
+    if (armed_first) CHECK(ring.submit() == 0);
+    write_all(pair.there, std::string(64, 'x'));  // four buffers, to the byte
+    for (int i = 0; i < 4; ++i) {
+      const Completion full = ring.of(1);
+      CHECK(full.res == 16);
+      CHECK(full.more());
+    }
+    const bool early = !ring.quiet();
+    if (!early) write_all(pair.there, "y");
+    const Completion ended = ring.of(1);
+    CHECK(ended.res == -ENOBUFS);
+    CHECK_FALSE(ended.more());
+    return early;
+  };
+  const bool when_it_had_waited = ends_early(true);
+  const bool when_bytes_were_there = ends_early(false);
+  CHECK(when_it_had_waited == when_bytes_were_there);
+  if (when_it_had_waited) tests::differs("it ends with ENOBUFS at once, although the socket is empty");
+}
+
+FACT("a capped multishot recv ends by itself, at the first CQE that reaches or passes the total") {
   SKIP_WITHOUT_IO_URING();
   TestRing ring;
   Buffers buffers(ring, group, 8, 4);
@@ -488,11 +513,11 @@ TEST_CASE("a capped multishot recv ends by itself, at the first CQE that reaches
   CHECK_FALSE(next.more());
 }
 
-TEST_CASE("cancelling a multishot recv loses nothing: bytes are in its CQEs or still in the socket") {
+FACT("cancelling a multishot recv loses nothing: bytes are in its CQEs or still in the socket") {
   SKIP_WITHOUT_IO_URING();
   TestRing ring;
   Buffers buffers(ring, group, 8, 4);
-  SKIP_UNLESS(buffers.registered() && linux_at_least(6, 0), "multishot recv needs Linux 6.0");
+  SKIP_UNLESS(buffers.registered() && has_multishot_recv(), "multishot recv needs Linux 6.0");
   const Pair pair = unix_pair();
   prep::recv_multishot(ring.sqe(), pair.here.get(), group, Token{1});
   CHECK(ring.submit() == 0);
@@ -508,12 +533,11 @@ TEST_CASE("cancelling a multishot recv loses nothing: bytes are in its CQEs or s
   CHECK(received == "0123456789");
 }
 
-TEST_CASE("a multishot accept into a full table of slots loses the client that it has accepted") {
+FACT("a multishot accept into a full table of slots loses the client that it has accepted") {
   SKIP_WITHOUT_IO_URING();
-  SKIP_UNLESS(linux_at_least(5, 19), "sparse file tables need Linux 5.19");
   TestRing ring;
+  SKIP_UNLESS(ring.make_file_table(1), "sparse file tables need Linux 5.19");
   const FileDescriptor listener = bound(SOCK_STREAM);
-  REQUIRE(ring.make_file_table(1));
   prep::accept_multishot_direct(ring.sqe(), listener.get(), 0, Token{1});
   const FileDescriptor first = connected_to(listener);
   CHECK(ring.of(1).res == 0);
@@ -559,7 +583,7 @@ TEST_CASE("recvmsg_multishot: each buffer holds a header, the sender and the pay
   SKIP_WITHOUT_IO_URING();
   TestRing ring;
   Buffers buffers(ring, group, 4, 64);
-  SKIP_UNLESS(buffers.registered() && linux_at_least(6, 0), "multishot recvmsg needs Linux 6.0");
+  SKIP_UNLESS(buffers.registered() && has_multishot_recv(), "multishot recvmsg needs Linux 6.0");
   const FileDescriptor receiver = bound(SOCK_DGRAM);
   const FileDescriptor sender = bound(SOCK_DGRAM);
   sockaddr_in to = local_name(receiver.get());
@@ -616,7 +640,7 @@ TEST_CASE("send stops short when the socket is full, blocking or not; with MSG_W
   CHECK(ring.result(2) == static_cast<int>(size));
 }
 
-TEST_CASE("two sends in flight on one socket mix their bytes") {
+FACT("two sends in flight on one socket mix their bytes") {
   SKIP_WITHOUT_IO_URING();
   TestRing ring;
   const Pair pair = unix_pair();
@@ -637,7 +661,10 @@ TEST_CASE("two sends in flight on one socket mix their bytes") {
   }
   CHECK(ring.result(1) == 1 << 21);
   CHECK(ring.result(2) == 1 << 21);
-  CHECK(changes > 1);  // one change, a to b, is what order would look like
+  // One change, a to b, is what order looks like. No kernel promises it.
+  if (changes == 1)
+    return tests::differs("they did not, in this test: the first was through before the second began");
+  CHECK(changes > 1);
 }
 
 TEST_CASE("sendmsg: msghdr, iovec and name may die after submit") {
@@ -697,7 +724,8 @@ TEST_CASE("the control data of a sendmsg is read when it runs, not when it is su
 
 TEST_CASE("a destination makes send a sendto; the address may die after submit") {
   SKIP_WITHOUT_IO_URING();
-  SKIP_UNLESS(linux_at_least(6, 1), "a destination for IORING_OP_SEND needs Linux 6.1");
+  SKIP_UNLESS(this_kernel().has_opcode(IORING_OP_SENDMSG_ZC),
+              "a destination for IORING_OP_SEND needs Linux 6.1");
   TestRing ring;
   const FileDescriptor receiver = bound(SOCK_DGRAM);
   const FileDescriptor sender = bound(SOCK_DGRAM);
@@ -720,13 +748,14 @@ TEST_CASE("a destination makes send a sendto; the address may die after submit")
   CHECK(ring.of(3).notification());
 }
 
-TEST_CASE("send_zc: two CQEs under one token, the second says that the buffer is free; loopback copies") {
+FACT("send_zc: two CQEs under one token, the second says that the buffer is free; loopback copies") {
   SKIP_WITHOUT_IO_URING();
-  SKIP_UNLESS(linux_at_least(6, 2), "IORING_SEND_ZC_REPORT_USAGE needs Linux 6.2");
+  SKIP_UNLESS(this_kernel().has_opcode(IORING_OP_SEND_ZC), "SEND_ZC needs Linux 6.0");
   TestRing ring;
   const Pair pair = tcp_pair();
   prep::send_zc(ring.sqe(), pair.here.get(), "hello", 5, 0, abi::send_zc_report_usage, Token{1});
   const Completion sent = ring.of(1);
+  SKIP_UNLESS(sent.res != -EINVAL, "IORING_SEND_ZC_REPORT_USAGE needs Linux 6.2");
   CHECK(sent.res == 5);
   CHECK(sent.more());
   CHECK_FALSE(sent.notification());
@@ -748,7 +777,7 @@ TEST_CASE("send_zc: two CQEs under one token, the second says that the buffer is
 
 TEST_CASE("send_zc out of a registered buffer; EFAULT for a bad index or an address outside") {
   SKIP_WITHOUT_IO_URING();
-  SKIP_UNLESS(linux_at_least(6, 0), "SEND_ZC needs Linux 6.0");
+  SKIP_UNLESS(this_kernel().has_opcode(IORING_OP_SEND_ZC), "SEND_ZC needs Linux 6.0");
   TestRing ring;
   const Pair pair = tcp_pair();
   char memory[64] = "0123456789";
@@ -765,9 +794,9 @@ TEST_CASE("send_zc out of a registered buffer; EFAULT for a bad index or an addr
   CHECK(send(elsewhere, 0, 3) == -EFAULT);
 }
 
-TEST_CASE("a send_zc that fails notifies too; a Unix-domain socket cannot, and skip_success may not") {
+FACT("a send_zc that fails notifies too; a Unix-domain socket cannot, and skip_success may not") {
   SKIP_WITHOUT_IO_URING();
-  SKIP_UNLESS(linux_at_least(6, 18), "earlier kernels posted one CQE for some failures");
+  SKIP_UNLESS(this_kernel().has_opcode(IORING_OP_SEND_ZC), "SEND_ZC needs Linux 6.0");
   TestRing ring;
   const Pair local = unix_pair();
   const auto both = [&](int fd, bool skip) {
@@ -789,32 +818,9 @@ TEST_CASE("a send_zc that fails notifies too; a Unix-domain socket cannot, and s
   CHECK(ring.quiet());
 }
 
-// In a process of its own, because no cancellation gets such a ring going again; only its end helps.
-TEST_CASE("a send_zc with drain never runs, and nothing behind it does") {
+FACT("the bytes of a send_zc count against RLIMIT_MEMLOCK, for those without CAP_IPC_LOCK") {
   SKIP_WITHOUT_IO_URING();
-  SKIP_UNLESS(linux_at_least(6, 18), "seen on Linux 6.18");
-  const Pair pair = tcp_pair();
-  const pid_t child = fork();
-  if (child == 0) {
-    uring::Ring ring({.entries = 4});
-    io_uring_sqe& sqe = free_sqe(ring);
-    prep::send_zc(sqe, pair.here.get(), "x", 1, 0, 0, Token{1});
-    prep::drain(sqe);
-    prep::nop(free_sqe(ring), Token{2});
-    _exit(static_cast<int>(ring.submit_and_wait(1, std::chrono::milliseconds(200)).ready));
-  }
-  int status = 0;
-  waitpid(child, &status, 0);
-  REQUIRE(WIFEXITED(status));
-  const bool wedged = WEXITSTATUS(status) == 0 && nothing_to_read(pair.there);
-  const std::string seen = wedged ? "still wedges the ring" : "does not wedge the ring any more";
-  MESSAGE("SEND_ZC with DRAIN: this kernel ", seen);
-  if (!linux_at_least(6, 19)) CHECK(wedged);
-}
-
-TEST_CASE("the bytes of a send_zc count against RLIMIT_MEMLOCK, for those without CAP_IPC_LOCK") {
-  SKIP_WITHOUT_IO_URING();
-  SKIP_UNLESS(linux_at_least(6, 18), "seen on Linux 6.18");
+  SKIP_UNLESS(this_kernel().has_opcode(IORING_OP_SEND_ZC), "SEND_ZC needs Linux 6.0");
   const Pair pair = tcp_pair();
   const pid_t child = fork();
   if (child == 0) {
@@ -835,9 +841,9 @@ TEST_CASE("the bytes of a send_zc count against RLIMIT_MEMLOCK, for those withou
   CHECK(WEXITSTATUS(status) == 0);
 }
 
-TEST_CASE("a send_zc cancelled by the link before it: no F_MORE, and a notification all the same") {
+FACT("a send_zc cancelled by the link before it: no F_MORE, and a notification all the same") {
   SKIP_WITHOUT_IO_URING();
-  SKIP_UNLESS(linux_at_least(6, 18), "seen on Linux 6.18");
+  SKIP_UNLESS(this_kernel().has_opcode(IORING_OP_SEND_ZC), "SEND_ZC needs Linux 6.0");
   TestRing ring;
   const Pair pair = tcp_pair();
   char byte;
@@ -852,9 +858,9 @@ TEST_CASE("a send_zc cancelled by the link before it: no F_MORE, and a notificat
   CHECK(ring.of(2).notification());
 }
 
-TEST_CASE("what changes in a send_zc buffer before the notification goes out changed; a send has copied it") {
+FACT("what changes in a send_zc buffer before the notification goes out changed; a send has copied it") {
   SKIP_WITHOUT_IO_URING();
-  SKIP_UNLESS(linux_at_least(6, 0), "SEND_ZC needs Linux 6.0");
+  SKIP_UNLESS(this_kernel().has_opcode(IORING_OP_SEND_ZC), "SEND_ZC needs Linux 6.0");
   TestRing ring;
   const auto bytes_changed = [&](bool zero_copy) {
     const FileDescriptor listener = bound(SOCK_STREAM);

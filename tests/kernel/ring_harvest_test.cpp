@@ -188,7 +188,7 @@ TEST_CASE("what waits for its thread under DEFER_TASKRUN is found by an empty ha
   WatchedKernel watched;
   Ring ring({.entries = 4}, watched.kernel());
   SKIP_UNLESS((ring.setup_flags() & IORING_SETUP_DEFER_TASKRUN) != 0, "DEFER_TASKRUN needs Linux 6.1");
-  const Pipe pipe;
+  const SocketPair pipe;
   char byte = 0;
   prep::read(next(ring), pipe.read_end.get(), &byte, 1, current_position, Token{1});
   REQUIRE(ring.submit() == 1);
@@ -204,10 +204,10 @@ TEST_CASE("what waits for its thread under DEFER_TASKRUN is found by an empty ha
 
 TEST_CASE("on a COOP_TASKRUN ring, too, pending task work is found by an empty harvest") {
   SKIP_WITHOUT_IO_URING();
-  SKIP_UNLESS(linux_at_least(5, 19), "COOP_TASKRUN needs Linux 5.19");
+  SKIP_UNLESS(this_kernel().has_setup_flag(IORING_SETUP_COOP_TASKRUN), "COOP_TASKRUN needs Linux 5.19");
   Ring ring({.entries = 4, .flags = IORING_SETUP_COOP_TASKRUN});
   CHECK((ring.setup_flags() & IORING_SETUP_TASKRUN_FLAG) != 0);  // the layer always asks for the hint
-  const Pipe pipe;
+  const SocketPair pipe;
   char byte = 0;
   prep::read(next(ring), pipe.read_end.get(), &byte, 1, current_position, Token{1});
   REQUIRE(ring.submit() == 1);

@@ -221,7 +221,7 @@ TEST_CASE("behind a bad SQE the rest of a batch stays in the ring, in order, and
   CHECK(ring.counters().short_submits == 1);
   prepare_nops(ring, 6, 7);  // behind what is left
   CHECK(ring.submit() == 4);
-  CHECK(results(ring, 7) == "1:0 2:0 3:-EINVAL 4:0 5:0 6:0 7:0");
+  CHECK(text_of(sorted(take(ring, 7))) == "1:0 2:0 3:-EINVAL 4:0 5:0 6:0 7:0");
   CHECK(ring.counters().sqes == 7);
   CHECK(harvest_all(ring).empty());
 }
@@ -242,19 +242,19 @@ TEST_CASE("a full ring in which every second SQE is bad is sent completely, each
       sent += taken;
     }
     CHECK(sent == 8);
-    CHECK(results(ring, 8) == "1:0 2:-EINVAL 3:0 4:-EINVAL 5:0 6:-EINVAL 7:0 8:-EINVAL");
+    CHECK(text_of(sorted(take(ring, 8))) == "1:0 2:-EINVAL 3:0 4:-EINVAL 5:0 6:-EINVAL 7:0 8:-EINVAL");
   }
 }
 
 TEST_CASE("with SUBMIT_ALL, a default, a bad SQE holds up nobody") {
   SKIP_WITHOUT_IO_URING();
-  SKIP_UNLESS(linux_at_least(5, 18), "SUBMIT_ALL needs Linux 5.18");
+  SKIP_UNLESS(this_kernel().has_setup_flag(IORING_SETUP_SUBMIT_ALL), "SUBMIT_ALL needs Linux 5.18");
   Ring ring({.entries = 8});
   prepare_nops(ring, 1, 1);
   prepare_unparsable(ring, 2);
   prepare_nops(ring, 3, 3);
   CHECK(ring.submit() == 3);
-  CHECK(results(ring, 3) == "1:0 2:-EINVAL 3:0");
+  CHECK(text_of(sorted(take(ring, 3))) == "1:0 2:-EINVAL 3:0");
   CHECK(ring.counters().short_submits == 0);
 }
 
@@ -270,7 +270,7 @@ TEST_CASE("submit_and_wait does not take a short submit for a met wait: it sends
   CHECK(waited.submitted == 5);
   CHECK(waited.ready == 5);
   CHECK(waited.error == 0);
-  CHECK(text_of(harvest_all(ring)) == "1:0 2:-EINVAL 3:0 4:-EINVAL 5:0");
+  CHECK(text_of(sorted(harvest_all(ring))) == "1:0 2:-EINVAL 3:0 4:-EINVAL 5:0");
 }
 
 // ---- Batches ----------------------------------------------------------------------------------------------

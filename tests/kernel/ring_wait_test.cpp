@@ -23,9 +23,9 @@ using uring::Waited;
 namespace abi = uring::abi;
 namespace prep = uring::prep;
 
-/// One byte per name in first..last, pending until somebody writes into the pipe.
+/// One byte per name in first..last, pending until somebody writes to the other end.
 struct PendingReads {
-  Pipe pipe{};
+  SocketPair pipe{};
   std::array<char, 16> bytes{};
 
   void prepare(Ring& ring, std::uint64_t first, std::uint64_t last) {

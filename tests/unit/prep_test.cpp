@@ -134,6 +134,17 @@ TEST_CASE("the flag setters change one bit each and nothing else") {
   });
 }
 
+TEST_CASE("DRAIN is for all operations but the sends that have a notification") {
+  io_uring_sqe sqe{};
+  for (unsigned opcode = 0; opcode < 256; ++opcode) {
+    prep::fill(sqe, static_cast<std::uint8_t>(opcode), -1, 0, 0, 0, Token{1});
+    CHECK(prep::can_drain(sqe) == (opcode != IORING_OP_SEND_ZC && opcode != IORING_OP_SENDMSG_ZC));
+  }
+  prep::nop(sqe, Token{1});
+  prep::drain(sqe);  // which asserts it
+  CHECK(sqe.flags == IOSQE_IO_DRAIN);
+}
+
 TEST_CASE("a direct slot is spelled index + 1, so that 0 can mean an ordinary descriptor") {
   CHECK(prep::file_index(DirectSlot{0}) == 1);
   CHECK(prep::file_index(DirectSlot{41}) == 42);
