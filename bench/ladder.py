@@ -86,7 +86,8 @@ ROWS = [
              "taken and given back. What it saves in memory, a buffer for each idle connection, is not in this table."),
     Row("direct", "+ direct", taskrun="defer", before="multishot",
         says="sockets in the ring's own table: no reference to a file taken and dropped for each operation, and no "
-             "place in the process's descriptor table at accept and close. Little for long-lived connections."),
+             "place in the process's descriptor table at accept and close. Little for long-lived connections. (Up to Linux "
+             "6.12 the server has ordinary descriptors here as well, and says why: then this rung is the one before it.)"),
     Row("plain", "direct, default", at_equal_rate=False,
         says="batched, multishot and direct with the default task work: what SQPOLL has, which cannot be combined with "
              "coop or defer, but submitted by enter. No rung; SQPOLL is compared with this row."),

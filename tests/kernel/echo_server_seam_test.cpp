@@ -213,6 +213,32 @@ TEST_CASE("echo server: completions from an earlier life of their slot are count
   CHECK(outcome.counters.errors == 0);
 }
 
+// ---- Completions in another order, with other flags --------------------------------------------------------------
+
+TEST_CASE("echo server: in whatever order completions come, and with whatever flags, every byte goes back") {
+  SKIP_WITHOUT_MULTISHOT();
+  Seam seam;
+  seam.reverses = true;
+  seam.unknown_flags = tests::kernel::flags_of_the_future;
+  Server server(seam);
+  std::vector<tests::Client> clients;
+  for (int round = 0; round < 3; ++round) {
+    for (int i = 0; i < 8; ++i) clients.emplace_back(server.where());
+    const std::string bytes = numbered(20 * buffer_bytes);
+    for (tests::Client& client : clients) client.send_all(bytes);
+    for (std::size_t i = 0; i < clients.size(); i += 2) clients[i].half_close();
+    for (std::size_t i = 0; i < clients.size(); ++i) {
+      CHECK(clients[i].receive_exactly(bytes.size()) == bytes);
+      if (i % 2 == 0) CHECK(clients[i].receive_to_end() == "");
+    }
+    for (std::size_t i = 1; i < clients.size(); i += 4) clients[i].reset();
+    clients.clear();
+  }
+  const Outcome outcome = server.stop();
+  Server::check_clean(outcome);
+  CHECK(outcome.counters.bytes_in == outcome.counters.bytes_out);
+}
+
 // ---- The last completion of a multishot ------------------------------------------------------------------------
 
 TEST_CASE("echo server: a receive whose last completion brings bytes is armed again") {

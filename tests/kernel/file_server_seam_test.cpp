@@ -104,6 +104,33 @@ void check_large_answer_and_end(const std::string& text) {
 
 }  // namespace
 
+TEST_CASE(
+    "file server: in whatever order completions come, and with whatever flags, answers are whole and in "
+    "order") {
+  SKIP_WITHOUT_SEAM();
+  Seam seam;
+  seam.reverses = true;
+  seam.unknown_flags = tests::kernel::flags_of_the_future;
+  tests::kernel::FileServerSetup setup{};
+  SUBCASE("sends copy") {}
+  SUBCASE("sends borrow") { setup.zero_copy_from = 0; }
+  Server server(seam, setup);
+  std::string all;
+  for (char name = 'a'; name < 'e'; ++name) {
+    const std::string content(std::size_t{200} << 10, name);
+    server.folder().write(std::string(1, name), content);
+    all += "OK " + std::to_string(content.size()) + "\n" + content;
+  }
+  std::vector<tests::Client> clients;
+  for (int i = 0; i < 4; ++i) {
+    clients.emplace_back(server.where());
+    clients.back().send_all("GET a\nGET b\nGET c\nGET d\n");
+  }
+  for (tests::Client& client : clients) CHECK(client.receive_exactly(all.size()) == all);
+  clients.clear();
+  server.check_clean_end();
+}
+
 TEST_CASE("file server: a stalled connection goes on when the last of its reads was for nothing") {
   SKIP_WITHOUT_SEAM();
   StalledConnection stage;

@@ -11,6 +11,7 @@
 #include <cerrno>
 #include <chrono>
 #include <functional>
+#include <list>
 #include <optional>
 #include <string>
 #include <system_error>
@@ -231,6 +232,28 @@ TEST_CASE("chains: whichever step fails, however often, the slot is closed and t
       CHECK(outcome.counters.accepted == 15);
       if (step != Step::close) CHECK(outcome.leaks == 0);  // else it was ours, and the server has noticed
     }
+  }
+}
+
+TEST_CASE("chains: in whatever order completions come, and with whatever flags, each client is answered") {
+  SKIP_WITHOUT_SEAM();
+  for (const Way& way : ways) {
+    CAPTURE(way.linked);
+    CAPTURE(way.skip);
+    CAPTURE(way.slots_let_go);
+    Seam seam;
+    seam.reverses = true;
+    seam.unknown_flags = tests::kernel::flags_of_the_future;
+    Server server(seam, {.way = way, .chains = 4});
+    for (int round = 0; round < 4; ++round) {
+      std::list<tests::Client> clients;
+      for (int i = 0; i < 4; ++i) clients.emplace_back(server.where());
+      for (tests::Client& client : clients) client.send_all("hello");
+      for (tests::Client& client : clients) CHECK(client.receive_to_end() == "hello");
+    }
+    const Outcome outcome = server.stop();
+    Server::check_clean(outcome);
+    CHECK(outcome.counters.requests == 16);
   }
 }
 

@@ -15,6 +15,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <chrono>
@@ -59,6 +60,11 @@ class Seam {
 
   /// Called at each enter, on the server's thread.
   std::function<void()> at_enter{};
+
+  /// What kernels may do and 6.18 does not, with all that is posted within an enter: the completions of different
+  /// operations come in reverse (those of one operation keep their order); and each has flags that nobody knows yet.
+  std::atomic<bool> reverses{false};
+  std::atomic<std::uint32_t> unknown_flags{0};
 
   std::atomic<bool> refuses{false};  // calls that only submit are -EAGAIN: no memory for requests
   std::atomic<bool> pauses{false};   // the server's thread waits before its next enter
@@ -117,8 +123,8 @@ class Seam {
     } else {
       auto* const rings = static_cast<std::byte*>(*address);
       seam.words_ = uring::detail::locate_words(rings, seam.params_);
-      const void* const cqes = rings + seam.params_.cq_off.cqes;
-      seam.cqes_ = static_cast<const io_uring_cqe*>(cqes);
+      void* const cqes = rings + seam.params_.cq_off.cqes;
+      seam.cqes_ = static_cast<io_uring_cqe*>(cqes);
     }
     return result;
   }
@@ -145,8 +151,33 @@ class Seam {
     look_at_cqes();
     look_at_sqes(to_submit);
     const int result = uring::real_kernel.enter(nullptr, fd, to_submit, min_complete, flags, argument);
+    disturb_cqes();
     look_at_cqes();
     return result;
+  }
+
+  // What stands in front of the tail is ours until the head passes it: the kernel does not look there again.
+  void disturb_cqes() {
+    const std::uint32_t end = uring::load_cq_tail(words_);
+    const auto at = [&](std::uint32_t index) -> io_uring_cqe& {
+      return cqes_[index & (params_.cq_entries - 1)];
+    };
+    std::vector<io_uring_cqe> posted;
+    for (std::uint32_t index = noted_; index != end; ++index) posted.push_back(at(index));
+    if (reverses) {
+      std::vector<std::uint64_t> names;  // the last to complete first
+      for (auto cqe = posted.rbegin(); cqe != posted.rend(); ++cqe) {
+        if (std::ranges::find(names, cqe->user_data) == names.end()) names.push_back(cqe->user_data);
+      }
+      std::ranges::stable_sort(posted, {}, [&](const io_uring_cqe& cqe) {
+        return std::ranges::find(names, cqe.user_data) - names.begin();
+      });
+    }
+    for (std::uint32_t index = noted_; index != end; ++index) {
+      io_uring_cqe& cqe = at(index);
+      cqe = posted[index - noted_];
+      cqe.flags |= unknown_flags;
+    }
   }
 
   // A completion need not come inside an enter: a message of another ring may be posted at any time, and on 6.1 a worker
@@ -189,8 +220,11 @@ class Seam {
   io_uring_params params_{};
   uring::SharedWords words_{};
   io_uring_sqe* sqes_ = nullptr;
-  const io_uring_cqe* cqes_ = nullptr;
+  io_uring_cqe* cqes_ = nullptr;
 };
+
+/// Bits of a CQE's flags that mean nothing yet (7.3 has 0 to 6, and 15; the buffer's number begins at 16).
+inline constexpr std::uint32_t flags_of_the_future = 0x7f00;
 
 /// What an SQE points to.
 template <class T = void>
