@@ -199,9 +199,12 @@ test-fast: $(dir_fast)/run_tests  ## unit, mock and kernel tests, without saniti
 
 # ---- Style, layers, tools ----------------------------------------------------------------------------------------
 
-.PHONY: check-layers format format-check tidy
+.PHONY: check-layers headers-check format format-check tidy
 check-layers:  ## prove that includes run downwards and that no barrier stands outside uring/indices.hpp
 	@tests/support/check_layers.sh
+
+headers-check:  ## compile uring/ with the kernel headers of Linux 6.1 and of the newest, both fetched by apt
+	@CXX='$(CXX)' tests/support/headers.sh
 
 format:  ## clang-format all sources, in place
 	clang-format -i $(CXX_FILES)

@@ -1,7 +1,7 @@
 // The kernel's structures and constants: <linux/io_uring.h>, and everything in the interface that is newer than it.
 //
 // An io_uring program is compiled against one header and runs on another kernel: this header may be from 6.1 (what
-// Debian 12 ships), the kernel from 6.18. The kernel's numbers never change once released, so a program can use what
+// Debian 12 ships), the kernel from 7.3. The kernel's numbers never change once released, so a program can use what
 // its header does not name, if somebody writes the number down. That is this file: what came after 6.1, under our own
 // spelling, in `namespace uring::abi` and never in the global one. A newer <linux/io_uring.h> therefore cannot clash
 // with it, and tests/unit/abi_test.cpp compares the two wherever the header knows a name.
@@ -10,13 +10,14 @@
 //      uring::abi          abi::op_read_multishot ...    newer: same numbers, other spelling, "since" beside each
 //
 // To name a thing is not to have it. Opcodes are probed (IORING_REGISTER_PROBE), features are reported by setup, setup
-// flags can only be tried; capabilities.hpp does all three.
+// flags are queried (IORING_REGISTER_QUERY, 6.18) or tried: capabilities.hpp. What lies inside an SQE can only be tried:
+// trials.hpp.
 //
 // The structures are shared memory between two programs that were compiled apart, so their layout is asserted here,
 // field by field where the ring layer depends on it.
 //
-// Limits: what needs special hardware (zero-copy receive, protection information) is named as far as one must know
-// it to refuse it.
+// Limits: zero-copy receive (which from 7.1 on can be tried without a card for it), protection information and the BPF
+// event loop (7.1) are named as far as one must know them to refuse them.
 #pragma once
 
 #include <linux/io_uring.h>
@@ -83,7 +84,7 @@ inline constexpr std::uint8_t op_fixed_fd_install = 54;  // 6.8: an ordinary fd 
 inline constexpr std::uint8_t op_ftruncate = 55;         // 6.9: ftruncate(2)
 inline constexpr std::uint8_t op_bind = 56;              // 6.11: bind(2)
 inline constexpr std::uint8_t op_listen = 57;            // 6.11: listen(2)
-inline constexpr std::uint8_t op_recv_zc = 58;           // 6.15: zero-copy receive; a matter of the card
+inline constexpr std::uint8_t op_recv_zc = 58;           // 6.15: zero-copy receive; 7.1: or without its card
 inline constexpr std::uint8_t op_epoll_wait = 59;        // 6.15: epoll_wait(2), for programs moving over
 inline constexpr std::uint8_t op_readv_fixed = 60;       // 6.15: readv(2) into a registered buffer
 inline constexpr std::uint8_t op_writev_fixed = 61;      // 6.15: writev(2) from a registered buffer
@@ -105,6 +106,8 @@ inline constexpr std::uint32_t register_zcrx_ifq = 32;       // 6.15: a queue of
 inline constexpr std::uint32_t register_resize_rings = 33;   // 6.13: resize a live DEFER_TASKRUN ring
 inline constexpr std::uint32_t register_mem_region = 34;     // 6.13: memory for the wait arguments
 inline constexpr std::uint32_t register_query = 35;          // 6.18: what this kernel can do (fd -1)
+inline constexpr std::uint32_t register_zcrx_ctrl = 36;      // 6.19: commands to a register_zcrx_ifq
+inline constexpr std::uint32_t register_bpf_filter = 37;     // 7.0: a program that refuses SQEs
 
 /// Added to the opcode when `fd` is a registered ring's index (feat_reg_reg_ring, 6.3).
 inline constexpr std::uint32_t register_use_registered_ring = 1u << 31;
@@ -124,6 +127,78 @@ struct clock_register {
 };
 static_assert(sizeof(clock_register) == 16);
 
+/// Head of each question of register_query: 40 bytes. Questions form a list, so one call can ask several. The call
+/// returns 0 even if a question is unknown; `result` says so.
+struct query_header {
+  std::uint64_t next_entry;  // address of the next header, or 0
+  std::uint64_t query_data;  // address of what is to be filled in
+  std::uint32_t query_op;    // query_opcodes
+  std::uint32_t size;        // in: of query_data; out: how much of it this kernel knows
+  std::int32_t result;       // out: 0, or -EOPNOTSUPP: no such question
+  std::uint32_t resv[3];     // must be zero
+};
+static_assert(sizeof(query_header) == 40);
+
+inline constexpr std::uint32_t query_opcodes = 0;  // 6.18: query_opcodes_answer
+
+/// What the kernel was built to know: 48 bytes, the same for every caller, whatever he may use.
+struct query_opcodes_answer {
+  std::uint32_t nr_request_opcodes;   // IORING_OP_*: one more than the highest
+  std::uint32_t nr_register_opcodes;  // IORING_REGISTER_*: one more than the highest
+  std::uint64_t feature_flags;        // IORING_FEAT_*
+  std::uint64_t ring_setup_flags;     // IORING_SETUP_*
+  std::uint64_t enter_flags;          // IORING_ENTER_*
+  std::uint64_t sqe_flags;            // IOSQE_*
+  std::uint32_t nr_query_opcodes;
+  std::uint32_t pad;
+};
+static_assert(sizeof(query_opcodes_answer) == 48);
+
+inline constexpr std::uint32_t query_zcrx = 1;  // 6.19: query_zcrx_answer
+
+/// What the kernel knows about zero-copy receive: 40 bytes.
+struct query_zcrx_answer {
+  std::uint64_t register_flags;  // zcrx_reg_nodev, ...
+  std::uint64_t area_flags;
+  std::uint32_t nr_ctrl_opcodes;  // of register_zcrx_ctrl: 2 in 6.19, 3 in 7.2, 4 in 7.3
+  std::uint32_t features;
+  std::uint32_t rq_hdr_size;
+  std::uint32_t rq_hdr_alignment;
+  std::uint64_t resv2;
+};
+static_assert(sizeof(query_zcrx_answer) == 40);
+
+inline constexpr std::uint32_t zcrx_reg_nodev =
+    2;  // 7.1: in flags of register_zcrx_ifq: no card, all is copied
+
+/// Argument of IORING_REGISTER_RESTRICTIONS with fd -1 (7.0): 16 bytes, and behind them `count` io_uring_restriction.
+/// They bind every ring that this task and its children create later. Needs no_new_privs or CAP_SYS_ADMIN (-EACCES).
+struct task_restriction {
+  std::uint16_t flags;    // must be zero
+  std::uint16_t count;    // the header's nr_res
+  std::uint32_t resv[3];  // must be zero
+};
+static_assert(sizeof(task_restriction) == 16 && sizeof(io_uring_restriction) == 16);
+
+/// Argument of register_bpf_filter: 72 bytes. A classic BPF program that sees each SQE of one opcode before it is
+/// issued (user_data in the first 8 bytes, opcode in byte 8, sqe->flags in byte 9, then what `pdu_size` covers of the
+/// opcode's own) and returns 0 to refuse it: its CQE says -EACCES.
+struct bpf_filter {
+  std::uint16_t cmd_type;    // 1: add a filter
+  std::uint16_t cmd_flags;   // must be zero
+  std::uint32_t resv;        // must be zero
+  std::uint32_t opcode;      // IORING_OP_*
+  std::uint32_t flags;       // bpf_filter_*
+  std::uint32_t filter_len;  // instructions
+  std::uint8_t pdu_size;     // bytes that belong to the opcode: 0 for most, 12 for SOCKET
+  std::uint8_t resv1[3];     // must be zero
+  std::uint64_t filter_ptr;  // address of the sock_filter array
+  std::uint64_t resv2[5];    // must be zero
+};
+static_assert(sizeof(bpf_filter) == 72);
+
+inline constexpr std::uint32_t bpf_filter_deny_rest = 1;  // every opcode that has no filter yet is refused
+
 // ---- Provided-buffer rings (5.19) -----------------------------------------------------------------------------------
 
 inline constexpr std::uint16_t pbuf_ring_mmap = 1;  // 6.4: the kernel allocates the ring, see off_pbuf_ring
@@ -134,20 +209,23 @@ inline constexpr std::uint64_t off_pbuf_ring = 0x8000'0000;
 inline constexpr unsigned off_pbuf_shift = 16;
 
 /// Argument of IORING_REGISTER_PBUF_RING: io_uring_buf_reg, whose bytes 14..15 are `pad` in a 6.1 header and `flags`
-/// in newer ones. One spelling for both.
+/// in newer ones, and whose bytes 16..19 are reserved before 7.1. One spelling for all.
+/// `min_left` is for pbuf_ring_inc only (else -EINVAL): a buffer with fewer bytes left than that is finished, instead
+/// of being offered to a receive that its rest is too small for.
 struct buf_reg {
   std::uint64_t ring_addr;     // page-aligned; 0 with pbuf_ring_mmap
   std::uint32_t ring_entries;  // a power of two, at most 32768
   std::uint16_t bgid;          // the group: sqe->buf_group of those who take buffers from it
   std::uint16_t flags;         // pbuf_ring_*
-  std::uint64_t resv[3];       // must be zero
+  std::uint32_t min_left;      // 7.1, 6.18.44, 6.12.90: see above
+  std::uint32_t resv[5];       // must be zero
 };
 
 static_assert(sizeof(io_uring_buf_reg) == 40 && sizeof(buf_reg) == 40);
 static_assert(offsetof(buf_reg, ring_addr) == offsetof(io_uring_buf_reg, ring_addr));
 static_assert(offsetof(buf_reg, ring_entries) == offsetof(io_uring_buf_reg, ring_entries));
 static_assert(offsetof(buf_reg, bgid) == offsetof(io_uring_buf_reg, bgid));
-static_assert(offsetof(buf_reg, flags) == 14);
+static_assert(offsetof(buf_reg, flags) == 14 && offsetof(buf_reg, min_left) == 16);
 
 static_assert(sizeof(io_uring_buf) == 16);
 static_assert(offsetof(io_uring_buf, addr) == 0 && offsetof(io_uring_buf, len) == 8);
@@ -179,7 +257,17 @@ inline constexpr std::uint32_t notif_usage_zc_copied = 1u << 31;
 inline constexpr std::uint16_t accept_dontwait = 1u << 1;    // 6.10: -EAGAIN instead of waiting
 inline constexpr std::uint16_t accept_poll_first = 1u << 2;  // 6.10: expect to wait, skip the first attempt
 
-inline constexpr std::uint32_t timeout_multishot = 1u << 6;  // 6.4: in timeout_flags: fires again and again
+// In timeout_flags.
+inline constexpr std::uint32_t timeout_multishot = 1u << 6;  // 6.4: fires again and again
+inline constexpr std::uint32_t timeout_immediate_arg = 1u
+                                                       << 7;  // 7.1: sqe->addr is nanoseconds, not an address
+
+// In rw_flags of reads and writes, as of preadv2(2) and pwritev2(2).
+inline constexpr std::uint32_t rwf_atomic =
+    0x40;  // 6.11: all of a write, or nothing of it, survives a power cut
+inline constexpr std::uint32_t rwf_dontcache = 0x80;  // 6.14: through the page cache, and out of it at once
+inline constexpr std::uint32_t rwf_nosignal =
+    0x100;  // 6.18: a write to a pipe nobody reads is -EPIPE, no SIGPIPE
 
 // In cancel_flags of async_cancel.
 inline constexpr std::uint32_t cancel_userdata = 1u << 4;  // 6.6: match user_data as well as another key
@@ -196,10 +284,12 @@ inline constexpr std::uint32_t nop_tw = 1u << 4;               // 6.17: complete
 inline constexpr std::uint32_t nop_cqe32 = 1u << 5;            // 6.18: asks for a 32-byte CQE
 
 // In sqe->cmd_op of URING_CMD on a socket.
-inline constexpr std::uint32_t socket_siocinq = 0;     // 6.6: unread bytes
-inline constexpr std::uint32_t socket_siocoutq = 1;    // 6.6: unsent bytes
-inline constexpr std::uint32_t socket_getsockopt = 2;  // 6.7
-inline constexpr std::uint32_t socket_setsockopt = 3;  // 6.7
+inline constexpr std::uint32_t socket_siocinq = 0;       // 6.6: unread bytes
+inline constexpr std::uint32_t socket_siocoutq = 1;      // 6.6: unsent bytes
+inline constexpr std::uint32_t socket_getsockopt = 2;    // 6.7
+inline constexpr std::uint32_t socket_setsockopt = 3;    // 6.7
+inline constexpr std::uint32_t socket_tx_timestamp = 4;  // 6.17: when what was sent has left; multishot
+inline constexpr std::uint32_t socket_getsockname = 5;   // 6.19: the own address, or the peer's
 
 // ---- CQE: flags -----------------------------------------------------------------------------------------------------
 

@@ -69,9 +69,9 @@ class BufferRing {
   BufferRing& operator=(const BufferRing&) = delete;
 
   /// Registers the ring as `group` of `ring`, and puts buffers into it: all, or `enough`. 0, or -errno: -EEXIST
-  /// (there is such a group), -EINVAL (before 5.19), -ENOMEM (RLIMIT_MEMLOCK, for the entries; the buffers are
-  /// ordinary memory, and none is touched before it is used). The registration ends with `ring`, which must be
-  /// destroyed first.
+  /// (there is such a group), -EINVAL (before 5.19), -ENOMEM (RLIMIT_MEMLOCK too, where the kernel counts the
+  /// entries: 6.18 does, 7.3 does not; the buffers are ordinary memory, and none is touched before it is used).
+  /// The registration ends with `ring`, which must be destroyed first.
   template <bool Sqpoll>
   int register_with(const BasicRing<Sqpoll>& ring, BufferGroup group,
                     std::size_t enough = max_provided_buffers) {

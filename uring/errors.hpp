@@ -2,7 +2,9 @@
 //
 // Two kinds of errors never mix:
 //   - of the three system calls: this file. Setup throws them with a sentence, the other two return them.
-//   - of an operation: cqe->res, the same -errno that read(2), accept(2), ... would have given.
+//   - of an operation: cqe->res, the same -errno that read(2), accept(2), ... would have given. One of them can mean
+//     io_uring itself: -EACCES, of an operation that needs no permission, is a restriction of the ring (5.10) or of
+//     the task (7.0), or a BPF filter (7.0), and then the operation was never begun.
 //
 // The hard one is "why can't I create a ring here?": EPERM alone has three causes. So the sentence is made
 // from the errno *and* from what the host says about itself (HostFacts), gathered only when there is
@@ -98,8 +100,10 @@ inline std::string explain_setup(int error, const HostFacts& host) {
              "log knows which.";
     case ENOMEM:
       if (host.memlock_bytes >= 0) {
-        return "not enough memory, or not enough of it may be locked: rings and registered buffers "
-               "of one user count together against RLIMIT_MEMLOCK (ulimit -l), here " +
+        // Rings were charged up to 5.11 and are again on 6.18, not on 6.1, 6.12 and 7.3. What else
+        // a user has registered counts everywhere.
+        return "not enough memory, or not enough of it may be locked: registered buffers, and with some "
+               "kernels rings, of one user count together against RLIMIT_MEMLOCK (ulimit -l), here " +
                std::to_string(host.memlock_bytes / 1024) + " KiB. Raise it, or ask for fewer entries.";
       }
       return "the kernel has no memory for rings of this size. Ask for fewer entries.";
@@ -162,7 +166,8 @@ inline const char* explain_enter(int error) {
 inline const char* explain_register(int error) {
   switch (error) {
     case EACCES:
-      return "the ring's restrictions forbid this";
+      return "the ring's restrictions forbid this, or restrictions or a BPF filter (7.0) that this task has "
+             "put on all its rings";
     case EBADF:
       return "a descriptor in the list is not open, or the ring's own is not";
     case EBADFD:

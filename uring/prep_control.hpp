@@ -16,6 +16,7 @@
 #include <linux/time_types.h>
 
 #include <bit>
+#include <chrono>
 #include <cstdint>
 
 #include "uring/abi.hpp"
@@ -64,6 +65,15 @@ inline void timeout(io_uring_sqe& sqe, const __kernel_timespec* time, std::uint3
   sqe.timeout_flags = flags;
 }
 
+/// The same with the time in the SQE itself, so that there is no parameter that must live. Needs Linux 7.1
+/// (IORING_TIMEOUT_IMMEDIATE_ARG); -EINVAL before, and for a negative time. With IORING_TIMEOUT_ABS in `flags`: the
+/// nanoseconds since the clock's beginning. CQE: as above. Source: <linux/io_uring.h> of 7.1, and the fact test.
+inline void timeout(io_uring_sqe& sqe, std::chrono::nanoseconds time, std::uint32_t count,
+                    std::uint32_t flags, Token token) noexcept {
+  fill(sqe, IORING_OP_TIMEOUT, -1, static_cast<std::uint64_t>(time.count()), 1, count, token);
+  sqe.timeout_flags = flags | abi::timeout_immediate_arg;
+}
+
 /// A clock tick: a CQE with -ETIME and F_MORE every `interval`, `repeats` times (0: for ever), the last without
 /// F_MORE. Needs Linux 6.4. Parameter: `interval`. `flags` as timeout, without _ABS (-EINVAL).
 inline void timeout_multishot(io_uring_sqe& sqe, const __kernel_timespec* interval, std::uint32_t repeats,
@@ -89,13 +99,21 @@ inline void link_timeout(io_uring_sqe& sqe, const __kernel_timespec* time, std::
   sqe.timeout_flags = flags;
 }
 
+/// The same with the time in the SQE itself. Needs Linux 7.1; -EINVAL before, and then the operation before it is
+/// cancelled, like that of any link that cannot be parsed.
+inline void link_timeout(io_uring_sqe& sqe, std::chrono::nanoseconds time, std::uint32_t flags,
+                         Token token) noexcept {
+  fill(sqe, IORING_OP_LINK_TIMEOUT, -1, static_cast<std::uint64_t>(time.count()), 1, 0, token);
+  sqe.timeout_flags = flags | abi::timeout_immediate_arg;
+}
+
 // ---- Giving up ------------------------------------------------------------------------------------------------------
 
 /// Cancels one operation that was submitted with `target`, of whatever kind. Needs Linux 5.5.
 /// CQE: res = 0: found, and it completes with -ECANCELED (a send that had begun: with the bytes sent). -ENOENT:
 /// nothing of that name is waiting, so its CQE is there or on its way. -EALREADY: a worker thread runs it and is
-/// interrupted; its CQE comes when it stops (-EINTR; 6.18 even shows a -512 of the kernel's own, ERESTARTSYS, for
-/// splice and open).
+/// interrupted; its CQE comes when it stops: -EINTR. (Some kernels, 6.18.44 among them, show a number of their own
+/// instead, -512, ERESTARTSYS, for splice and open. 7.3 and the newest 6.12 do not. Take both for "interrupted".)
 inline void async_cancel(io_uring_sqe& sqe, Token target, Token token) noexcept {
   fill(sqe, IORING_OP_ASYNC_CANCEL, -1, target.bits, 0, 0, token);
 }

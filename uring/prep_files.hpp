@@ -11,7 +11,7 @@
 //   - a read of what the page cache has happens inside io_uring_enter, before it returns; a miss is asynchronous. Not
 //     every file system takes part: on 6.18, buffered writes to ext4 go to a worker thread, and on tmpfs reads too.
 //
-// Limits: no RWF_* flags, except by hand: abi::sqe_op_flags(sqe) of the four vectored and plain reads and writes.
+// Limits: of the RWF_* flags no_signal only; the others by hand: abi::sqe_op_flags(sqe) of reads and writes.
 #pragma once
 
 #include <linux/openat2.h>
@@ -51,11 +51,16 @@ inline void read(io_uring_sqe& sqe, int fd, void* buffer, std::uint32_t length, 
 /// pwrite(2) of `length` bytes at `offset`. Needs Linux 5.6. Data: `buffer`, unchanged until the CQE.
 /// CQE: res = bytes. -EBADF, -ENOSPC, -EFBIG, -EFAULT.
 /// Not for sockets: if the peer is gone, this raises SIGPIPE in the submitting thread like write(2), and the default
-/// action is death. send (prep_sockets.hpp) never does. For pipes there is no other way: ignore the signal.
+/// action is death. send (prep_sockets.hpp) never does. For a pipe there is no_signal.
 inline void write(io_uring_sqe& sqe, int fd, const void* buffer, std::uint32_t length, std::uint64_t offset,
                   Token token) noexcept {
   fill(sqe, IORING_OP_WRITE, fd, address(buffer), length, offset, token);
 }
+
+/// Makes a prepared write, writev or write_fixed to a pipe or socket that nobody reads any more -EPIPE without SIGPIPE,
+/// as MSG_NOSIGNAL does for a send. Needs Linux 6.18 (RWF_NOSIGNAL); -EOPNOTSUPP before, and nothing is written.
+/// Where it is missing: ignore SIGPIPE for the whole process. Source: pwritev2(2), and the fact test of the same name.
+inline void no_signal(io_uring_sqe& sqe) noexcept { abi::sqe_op_flags(sqe) |= abi::rwf_nosignal; }
 
 /// preadv(2) into `count` pieces. Needs Linux 5.1. Parameter: the array `pieces`; data: what it points to, until the
 /// CQE. CQE: as read; res counts the bytes of all pieces together.

@@ -19,7 +19,7 @@
 // the stack and copy it says the same and costs 17: narrow stores, wide loads, and the stores that were wanted.)
 //
 // Memory. What an SQE points to is one of two things, and each prep function says which:
-//   - parameters (paths, iovec arrays, socket addresses, time-outs): the kernel copies them when it consumes the SQE,
+//   - parameters (paths, iovec arrays, socket addresses, timespecs): the kernel copies them when it consumes the SQE,
 //     so they may die once `submit` has returned (IORING_FEAT_SUBMIT_STABLE, 5.5). With SQPOLL that is when the
 //     kernel's thread has moved the SQ head past the SQE; to keep them until the CQE is always right.
 //   - data and results (buffers, and whatever the operation writes): these belong to the kernel until the CQE. There

@@ -78,6 +78,24 @@ inline void socket(io_uring_sqe& sqe, int domain, int type, int protocol, Token 
        static_cast<std::uint32_t>(type), token);
 }
 
+/// getsockname(2), also of a direct descriptor, which getsockname(2) cannot name. Needs Linux 6.19
+/// (SOCKET_URING_OP_GETSOCKNAME); -EOPNOTSUPP before. Results: `address` and `length` (in: the room there is, out: the
+/// true length, which may be more), until the CQE. CQE: res = 0; -EOPNOTSUPP also for what is no socket, -EFAULT.
+/// Source: <linux/io_uring.h> of 6.19; liburing's io_uring_prep_cmd_getsockname(3).
+inline void getsockname(io_uring_sqe& sqe, int fd, sockaddr_storage* own, socklen_t* length,
+                        Token token) noexcept {
+  fill(sqe, IORING_OP_URING_CMD, fd, address(own), 0, abi::socket_getsockname, token);
+  sqe.addr3 = address(length);
+}
+
+/// getpeername(2) in the same way: what accept_multishot_direct cannot tell. Needs Linux 6.19. CQE: as getsockname;
+/// -ENOTCONN.
+inline void getpeername(io_uring_sqe& sqe, int fd, sockaddr_storage* peer, socklen_t* length,
+                        Token token) noexcept {
+  getsockname(sqe, fd, peer, length, token);
+  abi::sqe_optlen(sqe) = 1;  // 0: the own address
+}
+
 /// shutdown(2). `how`: SHUT_RD, SHUT_WR, SHUT_RDWR. Needs Linux 5.11. CQE: res = 0; -ENOTCONN.
 /// What close(2) does not do while operations are in flight, this does: pending receives complete with 0, a pending
 /// accept of a listener with -EINVAL, and the peer gets its FIN at once. Runs on a worker thread, always.
@@ -125,6 +143,16 @@ inline void recv_multishot_capped(io_uring_sqe& sqe, int fd, BufferGroup group, 
   abi::sqe_optlen(sqe) = total;
 }
 
+/// recv into registered buffer number `buffer_index`, inside which `buffer` must lie. Needs Linux 7.2; -EINVAL before,
+/// and -EFAULT for a bad index or an address outside. The bytes are copied as ever; what is saved is the look-up of the
+/// pages. Data and CQE: as recv. Source: <linux/io_uring.h> (IORING_RECVSEND_FIXED_BUF), and the fact test.
+inline void recv_fixed(io_uring_sqe& sqe, int fd, void* buffer, std::uint32_t length, int flags,
+                       std::uint16_t buffer_index, Token token) noexcept {
+  recv(sqe, fd, buffer, length, flags, token);
+  sqe.ioprio = IORING_RECVSEND_FIXED_BUF;
+  sqe.buf_index = buffer_index;
+}
+
 /// recvmsg(2). Needs Linux 5.3. Parameter: the iovec array of `message`. Data and results, until the CQE: the buffers,
 /// msg_name, msg_control, and `message` itself: the kernel writes msg_namelen, msg_controllen and msg_flags into it.
 /// CQE: as recv.
@@ -159,6 +187,14 @@ inline void send(io_uring_sqe& sqe, int fd, const void* buffer, std::uint32_t le
                  Token token) noexcept {
   fill(sqe, IORING_OP_SEND, fd, address(buffer), length, 0, token);
   sqe.msg_flags = static_cast<std::uint32_t>(flags);
+}
+
+/// send out of registered buffer number `buffer_index`, with a copy: see recv_fixed. Needs Linux 7.2; -EINVAL before.
+inline void send_fixed(io_uring_sqe& sqe, int fd, const void* buffer, std::uint32_t length, int flags,
+                       std::uint16_t buffer_index, Token token) noexcept {
+  send(sqe, fd, buffer, length, flags, token);
+  sqe.ioprio = IORING_RECVSEND_FIXED_BUF;
+  sqe.buf_index = buffer_index;
 }
 
 /// sendmsg(2), with MSG_NOSIGNAL. Needs Linux 5.3. Parameters: `message`, its iovec array, msg_name.
@@ -200,6 +236,14 @@ inline void sendmsg_zc(io_uring_sqe& sqe, int fd, const msghdr* message, int fla
   fill(sqe, IORING_OP_SENDMSG_ZC, fd, address(message), 1, 0, token);
   sqe.ioprio = zc_flags;
   sqe.msg_flags = static_cast<std::uint32_t>(flags);
+}
+
+/// Gives a prepared send_zc, send_zc_fixed or sendmsg_zc a token of its own for its notification: no two CQEs share one
+/// then, and a token says what it stands for without a look at cqe->flags. Needs Linux 7.1; -EINVAL before, in one CQE
+/// without F_MORE. `notification` must not be Token{0}, which means "the operation's own, as ever". F_MORE and F_NOTIF
+/// are set as without it. Source: the fact test.
+inline void set_notification_token(io_uring_sqe& sqe, Token notification) noexcept {
+  sqe.addr3 = notification.bits;
 }
 
 /// Gives a prepared send or send_zc a destination: sendto(2), for UDP. Needs Linux 6.1 (send) or 6.0 (send_zc).

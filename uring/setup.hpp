@@ -14,9 +14,10 @@
 // The first mapping holds both rings (IORING_FEAT_SINGLE_MMAP, 5.4). Which byte is which comes from `params`,
 // never from knowing a kernel version.
 //
-// Setup flags cannot be probed, only tried: an old kernel answers EINVAL to a flag that it does not know, the
-// same EINVAL that a wrong size gets. So sizes are checked here first, and on EINVAL (only then) the optional
-// flags are dropped, newest first, until the kernel accepts. What was dropped is reported, never hidden.
+// Setup flags can be asked for from 6.18 on (capabilities.hpp). To try them works everywhere, so that is what is
+// done here: an old kernel answers EINVAL to a flag that it does not know, the same EINVAL that a wrong size
+// gets. So sizes are checked here first, and on EINVAL (only then) the optional flags are dropped, newest first,
+// until the kernel accepts. What was dropped is reported, never hidden.
 //
 // A flag that this layer does not *implement* is refused by name instead of passed on: with
 // IORING_SETUP_CQE32 the kernel would happily write 32-byte completions into what we read as 16.
@@ -87,7 +88,7 @@ struct SetupFlag {
   const char* refused;  // why this layer does not implement it; null: it does
 };
 
-/// Every setup flag up to Linux 6.18 and the two announced after it.
+/// Every setup flag up to Linux 7.3.
 inline constexpr std::array setup_flag_table{
     SetupFlag{IORING_SETUP_IOPOLL, "IORING_SETUP_IOPOLL", "completions would have to be polled for"},
     SetupFlag{IORING_SETUP_SQPOLL, "IORING_SETUP_SQPOLL", nullptr},
@@ -111,7 +112,8 @@ inline constexpr std::array setup_flag_table{
               "completions would have to be polled for"},
     SetupFlag{abi::setup_cqe_mixed, "IORING_SETUP_CQE_MIXED", "this layer reads CQEs of 16 bytes"},
     SetupFlag{abi::setup_sqe_mixed, "IORING_SETUP_SQE_MIXED", "this layer writes SQEs of 64 bytes"},
-    SetupFlag{abi::setup_sq_rewind, "IORING_SETUP_SQ_REWIND", "this layer's SQ tail runs freely"},
+    SetupFlag{abi::setup_sq_rewind, "IORING_SETUP_SQ_REWIND",
+              "this layer's SQ tail runs freely, so that a short submit loses nothing"},
 };
 
 /// "IORING_SETUP_CLAMP|IORING_SETUP_SUBMIT_ALL"; unknown bits as "bit 27"; "none" for 0.

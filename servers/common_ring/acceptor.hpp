@@ -71,6 +71,7 @@ class Acceptor {
       case EINVAL:
       case EBADF:
       case ENOTSOCK:
+      case EACCES:  // restrictions or a filter of this task (7.0), a security module: nobody will ever come
         return Outcome::broken;
       case ECONNABORTED:
         return Outcome::nothing;

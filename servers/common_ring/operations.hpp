@@ -37,6 +37,7 @@ enum class Kind : std::uint8_t {
   writable,  // poll, until a socket takes more
   hangup,    // poll, until a peer sends no more
   look,      // recv, which takes nothing: is there something?
+  peer,      // who is at the other end
   cut_off,   // connect to nowhere: TCP resets the connection
   close,
   cancel,

@@ -18,6 +18,7 @@
 #include "servers/common/signals.hpp"
 #include "servers/common/start_error.hpp"
 #include "servers/common_ring/program.hpp"
+#include "servers/common_ring/slots_let_go.hpp"
 #include "uring/direct_files.hpp"
 #include "uring/fixed_buffers.hpp"
 #include "uring/loop.hpp"
@@ -58,6 +59,16 @@ std::optional<uring::DirectFiles> make_slots(const FileProgram& program, const u
     return std::nullopt;
   }
   const FileServer::Options& server = program.server;
+  // A READ ends by itself, so what replaced files it keeps open is soon let go. A send out of a registered buffer waits
+  // for its client; where such a client keeps every slot that is closed meanwhile, all replaced files would stay open.
+  if (server.zero_copy_from && program.io == Io::fixed && !slots_let_go()) {
+    std::fprintf(stderr,
+                 "%s: this kernel keeps the file of a closed slot as long as a registered buffer is being "
+                 "sent: ordinary "
+                 "descriptors instead\n",
+                 program.name);
+    return std::nullopt;
+  }
   const std::uint64_t in_use = std::uint64_t{server.server.max_connections} * max_jobs;
   const std::uint64_t slots = std::min(in_use + server.files.open_files, common::raise_descriptor_limit(0));
   std::optional<uring::DirectFiles> table(std::in_place);

@@ -30,6 +30,7 @@
 
 #include "servers/common/intrusive_list.hpp"
 #include "servers/common_ring/frame.hpp"
+#include "servers/m3_echo_server/peer.hpp"
 #include "uring/token.hpp"
 
 namespace echo {
@@ -98,6 +99,7 @@ struct Connection {
   std::vector<Segment> queue{};
   std::unique_ptr<std::byte[]> memory{};  // its own: to receive into, or spilled
   Pieces* pieces = nullptr;
+  std::unique_ptr<PeerAddress> peer{};  // of a slot, while the table that SIGUSR1 asked for is made
 
   common_ring::Time last_active{};  // up to activity_grain ago
   common_ring::Time send_began{};

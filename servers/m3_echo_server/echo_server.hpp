@@ -106,7 +106,7 @@ class EchoServer {
   void release_idle() const noexcept {}
   std::size_t connection_count() const noexcept { return connections_.size(); }
   std::size_t client_count() const noexcept { return active_.size(); }
-  void print_tables() const;
+  void print_tables();
   common::Gauges gauges() const noexcept;
 
   // ---- What that takes
@@ -120,6 +120,11 @@ class EchoServer {
   bool has_read(Connection& connection);
   void look_at_quiet();
   void on_look(Connection& connection, int result);
+
+  // ---- The table
+  void ask_for_peers();
+  void on_peer(int result);
+  void print_connections();
 
   // ---- Receiving
   template <class Fill>
@@ -180,6 +185,8 @@ class EchoServer {
   std::byte looked_at_{};      // what a look has seen; nobody reads it
   bool has_cap_ = true;        // 6.17: a multishot receive ends by itself after so many bytes
   bool has_multishot_ = true;  // 6.0
+  bool can_ask_peers_ = true;  // 6.19: who is at the other end of a slot's socket
+  unsigned peers_due_ = 0;     // the table waits for so many
 };
 
 }  // namespace echo

@@ -8,6 +8,8 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <memory>
+#include <string>
 #include <utility>
 
 #include "servers/common/error_class.hpp"
@@ -38,6 +40,9 @@ void EchoServer<Sqpoll>::dispatch(Kind kind, const Subject& subject, int result,
       break;
     case Kind::look:
       on_look(connection, result);
+      break;
+    case Kind::peer:
+      on_peer(result);
       break;
     case Kind::close:
       return on_closed(connection, result);
@@ -229,10 +234,11 @@ void EchoServer<Sqpoll>::receive_from_group(Connection& connection) {
   });
 }
 
-// A multishot receive on a Unix-domain socket can miss the end of the stream (seen on 6.18): when the FIN and
-// the bytes for some 40 buffers are there already, it takes the bytes and waits for an event that has been.
-// (docs/kernel-facts.md; TCP is not affected.) So somebody else waits for the FIN, and then the rest is
-// received one by one: each of those looks first.
+// A multishot receive on a Unix-domain socket can miss the end of the stream (6.18 and 7.3; 6.1 and 6.12 see it): when
+// the FIN and the bytes for some 40 buffers are there already, it takes the bytes and waits for an event that has
+// been. (docs/kernel-facts.md; TCP is not affected.) So somebody else waits for the FIN, and then the rest is
+// received one by one: each of those looks first. Where the receive sees the end itself, one of the two is cancelled:
+// no harm, and no need to know the kernel.
 template <bool Sqpoll>
 void EchoServer<Sqpoll>::watch_for_hangup(Connection& connection) {
   connection.watching = start(Kind::hangup, connection, [&](io_uring_sqe& sqe, Token token) {
@@ -270,7 +276,7 @@ void EchoServer<Sqpoll>::on_received(Connection& connection, int result, std::ui
   note_promise(connection, flags);
 }
 
-// A multishot receive can go deaf (seen on 6.18, docs/kernel-facts.md): in front of an urgent byte TCP says EAGAIN to
+// A multishot receive can go deaf (6.12, 6.18, 7.3; not seen on 6.1; docs/kernel-facts.md): in front of an urgent byte TCP says EAGAIN to
 // a receive whose thread has a signal pending. That is how task work is announced without DEFER_TASKRUN; the receive
 // waits for the next segment then, with all that has come lying there. But it has said before that there is more
 // (SOCK_NONEMPTY), and what nearly always follows in the same turn is missed when it does not. (Where nothing lies in
@@ -285,8 +291,8 @@ void EchoServer<Sqpoll>::note_promise(Connection& connection, std::uint32_t flag
   promised_.push_back(connection);
 }
 
-// Perhaps there was nothing but the urgent byte. A receive of one looks first, and looks again after each EAGAIN as
-// long as the socket is readable.
+// Perhaps there was nothing but the urgent byte, or this kernel is not one that goes deaf. A receive of one looks first,
+// and looks again after each EAGAIN as long as the socket is readable; a doubt for nothing costs two SQEs, once.
 template <bool Sqpoll>
 void EchoServer<Sqpoll>::doubt_promises() {
   while (!promised_.empty() && frame_.now() - promised_.first()->promise_made >= patience_with_promises) {
@@ -608,23 +614,53 @@ void EchoServer<Sqpoll>::touch(Connection& connection) {
 
 // ---- What it says ------------------------------------------------------------------------------------------
 
+// Who the slots' peers are is asked first; then the table is printed, at once if there is nobody to ask.
 template <bool Sqpoll>
-void EchoServer<Sqpoll>::print_tables() const {
+void EchoServer<Sqpoll>::print_tables() {
+  if (peers_due_ > 0) return;  // one is coming
+  if (has_slots() && can_ask_peers_ && !behaviour_.unix_sockets) ask_for_peers();
+  if (peers_due_ == 0) print_connections();
+}
+
+template <bool Sqpoll>
+void EchoServer<Sqpoll>::ask_for_peers() {
+  for (Connection& connection : connections_) {
+    if (connection.state >= Connection::State::closing) continue;
+    ++peers_due_;
+    connection.peer = std::make_unique<PeerAddress>();
+    start(Kind::peer, connection, [&](io_uring_sqe& sqe, Token token) {
+      uring::prep::getpeername(sqe, connection.fd, &connection.peer->address, &connection.peer->length,
+                               token);
+    });
+  }
+}
+
+template <bool Sqpoll>
+void EchoServer<Sqpoll>::on_peer(int result) {
+  if (result == -EOPNOTSUPP || result == -EINVAL) can_ask_peers_ = false;
+  if (--peers_due_ == 0) print_connections();
+}
+
+template <bool Sqpoll>
+void EchoServer<Sqpoll>::print_connections() {
   if (group_ != nullptr) {
     std::fprintf(stderr, "buffers: %zu of %zu in use, %zu connections wait for one\n", group_->in_use(),
                  group_->capacity(), starving_.size());
   }
-  std::fprintf(stderr, "%zu connections\n%8s  %-10s %8s %14s %10s\n", connections_.size(),
-               has_slots() ? "slot" : "fd", "state", "pending", "queued bytes", "idle ms");
-  for (const Connection& connection : connections_) {
+  std::fprintf(stderr, "%zu connections\n%8s  %-22s %-10s %8s %14s %10s\n", connections_.size(),
+               has_slots() ? "slot" : "fd", "peer", "state", "pending", "queued bytes", "idle ms");
+  for (Connection& connection : connections_) {
+    const std::unique_ptr<PeerAddress> told = std::move(connection.peer);
+    if (!has_slots()) ++counters_.syscalls;
+    const std::string peer = told != nullptr ? text_of(*told) : has_slots() ? "?" : peer_of(connection.fd);
     const auto idle =
         std::chrono::duration_cast<std::chrono::milliseconds>(frame_.now() - connection.last_active);
     const char* const state = connection.state != Connection::State::open ? name_of(connection.state)
                               : starving_.contains(connection)            ? "no buffer"
                               : connection.full                           ? "full"
                                                                           : "open";
-    std::fprintf(stderr, "%8d  %-10s %8u %14u %10lld\n", connection.fd, state, connection.pending,
-                 connection.queued, static_cast<long long>(idle.count()));
+    std::fprintf(stderr, "%8d  %-22s %-10s %8u %14u %10lld\n", connection.fd, peer.c_str(), state,
+                 connection.pending, connection.queued, static_cast<long long>(idle.count()));
   }
 }
 

@@ -22,6 +22,7 @@
 #include "servers/common/signals.hpp"
 #include "servers/common/start_error.hpp"
 #include "servers/common_ring/program.hpp"
+#include "servers/common_ring/slots_let_go.hpp"
 #include "servers/m3_echo_server/echo_server.hpp"
 #include "servers/m3_echo_server/pretend_kernel.hpp"
 #include "uring/buffer_ring.hpp"
@@ -134,11 +135,22 @@ bool register_group(uring::BufferRing& group, const Ring& ring) {
 
 /// The ring's own table, with a slot for each connection; the kernel hands them out (5.19, which is known by
 /// the buffer rings that came with it). Returns how many slots it has; 0: there is none.
+///
+/// Where slots do not let go, one client that is silent would keep the sockets of all that have gone, and their peers
+/// would wait for a FIN: no table then. (A SHUTDOWN before each CLOSE would bring the FIN, and free nothing.)
 std::uint32_t register_slots(const Ring& ring, std::uint32_t max_connections) {
   const std::uint64_t wanted = std::uint64_t{max_connections} + echo::spare_slots;
   const auto slots = static_cast<std::uint32_t>(std::min(wanted, common::raise_descriptor_limit(wanted)));
   int result = -EINVAL;
   if (uring::probe_capabilities(ring.kernel()).provided_buffer_rings) {
+    if (!common_ring::slots_let_go()) {
+      std::fprintf(
+          stderr,
+          "%s: this kernel keeps the socket of a closed slot as long as another slot is in use: ordinary "
+          "descriptors instead\n",
+          program);
+      return 0;
+    }
     result = uring::DirectFiles().register_with(ring, slots);
   }
   if (result >= 0) return slots;

@@ -33,6 +33,12 @@
 //
 // Behind RECV and SEND there may be a LINK_TIMEOUT each, since a client that is silent, or does not read,
 // holds its chain; and the chains are all that there is.
+//
+// Where a closed slot does not let go of its socket while other slots are in use (common_ring/slots_let_go.hpp), CLOSE
+// sends no FIN. There a SHUTDOWN stands in front of it, in the chain and in the repair, with a hard link: a peer that
+// has gone already makes it fail. The peer sees the end; the socket itself stays until the operations have ended that
+// were under way when it was closed. A chain needs slots; driven by completions it does not, so there it has ordinary
+// descriptors on such a kernel.
 #pragma once
 
 #include <linux/time_types.h>
@@ -57,7 +63,8 @@ enum class Step : std::uint8_t {
   fetch_timer,  // LINK_TIMEOUT
   send,
   send_timer,
-  reset,  // of a repair: CONNECT to nowhere, upon which TCP resets the connection
+  reset,     // of a repair: CONNECT to nowhere, upon which TCP resets the connection
+  shutdown,  // only where a closed slot does not let go
   close,
   // These are of no chain:
   signal,
@@ -65,13 +72,13 @@ enum class Step : std::uint8_t {
   stop_listening,  // the cancellation behind which nobody accepts any more
   audit,           // of a slot, at the end: CLOSE, which must fail
 };
-inline constexpr std::size_t steps_of_chain = 7;
+inline constexpr std::size_t steps_of_chain = 8;
 
 /// The longest message, and file: each chain has a buffer for a whole one.
 inline constexpr std::uint32_t longest = 1 << 20;
 
-/// ACCEPT, RECV, LINK_TIMEOUT, SEND, LINK_TIMEOUT, CLOSE.
-inline constexpr unsigned most_sqes = 6;
+/// ACCEPT, RECV, LINK_TIMEOUT, SEND, LINK_TIMEOUT, SHUTDOWN, CLOSE.
+inline constexpr unsigned most_sqes = 7;
 
 /// What all chains have in common.
 struct Work {
@@ -81,9 +88,12 @@ struct Work {
   int file = -1;                 // READ from it; -1: RECV from the client
   std::uint32_t length = 0;      // of each message, or of the file
   __kernel_timespec patience{};  // with a silent client; zero: no LINK_TIMEOUT
+  bool in_slots = true;          // false, not for linked chains: clients have ordinary descriptors
+  bool slots_let_go = true;      // false: SHUTDOWN in front of CLOSE
 
   bool from_file() const noexcept { return file >= 0; }
   bool has_timers() const noexcept { return patience.tv_sec > 0; }
+  bool has_shutdown() const noexcept { return in_slots && !slots_let_go; }
 };
 
 struct Chain {
@@ -95,6 +105,7 @@ struct Chain {
   static constexpr int not_yet = std::numeric_limits<int>::min();
 
   uring::DirectSlot slot{};  // its number, too
+  int fd = -1;               // of its client, where that is in no slot
   std::byte* buffer = nullptr;
   std::uint32_t round = 0;  // how often it was queued: a CQE of another round is not ours
   State state = State::idle;
@@ -118,7 +129,19 @@ struct Chain {
 // ---- One SQE for each step --------------------------------------------------------------------------------
 
 inline void prepare_accept(io_uring_sqe& sqe, const Work& work, const Chain& chain) noexcept {
-  uring::prep::accept_direct(sqe, work.listener, 0, chain.slot, chain.token(Step::accept));
+  if (work.in_slots) {
+    uring::prep::accept_direct(sqe, work.listener, 0, chain.slot, chain.token(Step::accept));
+  } else {
+    uring::prep::accept(sqe, work.listener, nullptr, nullptr, SOCK_CLOEXEC, chain.token(Step::accept));
+  }
+}
+
+/// What names the client in an SQE, which then must be told what kind of name it is.
+inline int client_of(const Work& work, const Chain& chain) noexcept {
+  return work.in_slots ? static_cast<int>(chain.slot.index) : chain.fd;
+}
+inline void mark_client(io_uring_sqe& sqe, const Work& work) noexcept {
+  if (work.in_slots) uring::prep::fixed_file(sqe);
 }
 
 /// Whole, or it has failed: MSG_WAITALL for a socket; a read needs no flag for it.
@@ -126,24 +149,34 @@ inline void prepare_fetch(io_uring_sqe& sqe, const Work& work, const Chain& chai
   if (work.from_file()) {
     uring::prep::read(sqe, work.file, chain.buffer, chain.length, 0, chain.token(Step::fetch));
   } else {
-    uring::prep::recv(sqe, static_cast<int>(chain.slot.index), chain.buffer, chain.length, MSG_WAITALL,
+    uring::prep::recv(sqe, client_of(work, chain), chain.buffer, chain.length, MSG_WAITALL,
                       chain.token(Step::fetch));
-    uring::prep::fixed_file(sqe);
+    mark_client(sqe, work);
   }
 }
 
-inline void prepare_send(io_uring_sqe& sqe, const Chain& chain) noexcept {
-  uring::prep::send(sqe, static_cast<int>(chain.slot.index), chain.buffer, chain.length, MSG_WAITALL,
+inline void prepare_send(io_uring_sqe& sqe, const Work& work, const Chain& chain) noexcept {
+  uring::prep::send(sqe, client_of(work, chain), chain.buffer, chain.length, MSG_WAITALL,
                     chain.token(Step::send));
-  uring::prep::fixed_file(sqe);
+  mark_client(sqe, work);
 }
 
 inline void prepare_timer(io_uring_sqe& sqe, const Work& work, const Chain& chain, Step step) noexcept {
   uring::prep::link_timeout(sqe, &work.patience, 0, chain.token(step));
 }
 
-inline void prepare_close(io_uring_sqe& sqe, const Chain& chain) noexcept {
-  uring::prep::close_direct(sqe, chain.slot, chain.token(Step::close));
+/// Sends FIN. A hard link belongs behind it.
+inline void prepare_shutdown(io_uring_sqe& sqe, const Work& work, const Chain& chain) noexcept {
+  uring::prep::shutdown(sqe, client_of(work, chain), SHUT_RDWR, chain.token(Step::shutdown));
+  mark_client(sqe, work);
+}
+
+inline void prepare_close(io_uring_sqe& sqe, const Work& work, const Chain& chain) noexcept {
+  if (work.in_slots) {
+    uring::prep::close_direct(sqe, chain.slot, chain.token(Step::close));
+  } else {
+    uring::prep::close(sqe, chain.fd, chain.token(Step::close));
+  }
 }
 
 // ---- The chain --------------------------------------------------------------------------------------------
@@ -166,9 +199,12 @@ unsigned prepare_chain(Batch& batch, const Work& work, const Chain& chain) noexc
   next([&](io_uring_sqe& sqe) { prepare_accept(sqe, work, chain); }, uring::prep::link);
   next([&](io_uring_sqe& sqe) { prepare_fetch(sqe, work, chain); }, uring::prep::link);
   if (work.has_timers() && !work.from_file()) next(timer(Step::fetch_timer), uring::prep::link);
-  next([&](io_uring_sqe& sqe) { prepare_send(sqe, chain); }, uring::prep::link);
+  next([&](io_uring_sqe& sqe) { prepare_send(sqe, work, chain); }, uring::prep::link);
   if (work.has_timers()) next(timer(Step::send_timer), uring::prep::link);
-  prepare_close(batch.take(), chain);
+  if (work.has_shutdown()) {
+    next([&](io_uring_sqe& sqe) { prepare_shutdown(sqe, work, chain); }, uring::prep::hardlink);
+  }
+  prepare_close(batch.take(), work, chain);
   return sqes + 1;
 }
 
@@ -184,10 +220,10 @@ unsigned prepare_step(Batch& batch, const Work& work, const Chain& chain) noexce
       prepare_fetch(sqe, work, chain);
       break;
     case Step::send:
-      prepare_send(sqe, chain);
+      prepare_send(sqe, work, chain);
       break;
     default:
-      prepare_close(sqe, chain);
+      prepare_close(sqe, work, chain);
       return 1;
   }
   const bool has_timer = work.has_timers() && !(chain.stage == Step::fetch && work.from_file());

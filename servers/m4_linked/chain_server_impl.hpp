@@ -124,16 +124,18 @@ inline void ChainServer::queue(Chain& chain) {
 }
 
 // With CQE_SKIP_SUCCESS. Who speaks has failed, and silenced all behind it, or is the CLOSE of a chain that went
-// well. But a timer is no end: on 6.18 it says nothing here even when it fires.
+// well. But a timer is no end: on 6.18 it says nothing here even when it fires. Nor is a SHUTDOWN whose peer has gone:
+// CLOSE follows it all the same.
 inline void ChainServer::on_linked(Chain& chain, Step step) {
-  if (step != Step::fetch_timer && step != Step::send_timer) settle(chain);
+  if (step != Step::fetch_timer && step != Step::send_timer && step != Step::shutdown) settle(chain);
 }
 
 // Without links: what the kernel would have done by itself.
 inline void ChainServer::on_driven(Chain& chain) {
   switch (chain.stage) {
     case Step::accept:
-      return chain.result(Step::accept) >= 0 ? prepare_stage(chain, Step::fetch) : settle(chain);
+      chain.fd = chain.result(Step::accept);  // in a slot it is 0, and not used
+      return chain.fd >= 0 ? prepare_stage(chain, Step::fetch) : settle(chain);
     case Step::fetch:
       return chain.is_whole(chain.result(Step::fetch)) ? prepare_stage(chain, Step::send) : settle(chain);
     case Step::send:
@@ -161,7 +163,9 @@ inline void ChainServer::settle(Chain& chain) {
   }
   if (!was_accepted(chain)) return settle_unaccepted(chain);
   count(chain);
-  if (chain.result(Step::close) == 0) return queue(chain);
+  const int closed = chain.result(Step::close);
+  // A descriptor is gone with its close, whatever that says; a second one would be somebody else's.
+  if (closed == 0 || (!work_.in_slots && closed != Chain::not_yet)) return queue(chain);
   const int fetched = chain.result(Step::fetch);
   if (file_ != nullptr && fetched != Chain::not_yet && fetched != -ECANCELED && !chain.is_whole(fetched)) {
     look_at_file();  // it is not what it was
@@ -233,19 +237,24 @@ inline void ChainServer::count(const Chain& chain) {
 inline void ChainServer::repair(Chain& chain) {
   static const ::sockaddr nowhere{.sa_family = AF_UNSPEC, .sa_data = {}};
   chain.must_repair = true;
-  auto batch = loop_.batch(2);
+  auto batch = loop_.batch(3);
   if (!batch) return rest(chain);
   chain.result(Step::close) = Chain::not_yet;
   chain.missing = 1;
   if (chain.must_reset) {
     io_uring_sqe& sqe = batch.take();
-    uring::prep::connect(sqe, static_cast<int>(chain.slot.index), &nowhere, sizeof nowhere,
-                         chain.token(Step::reset));
-    uring::prep::fixed_file(sqe);
+    uring::prep::connect(sqe, client_of(work_, chain), &nowhere, sizeof nowhere, chain.token(Step::reset));
+    mark_client(sqe, work_);
     uring::prep::hardlink(sqe);
     ++chain.missing;
   }
-  prepare_close(batch.take(), chain);
+  if (work_.has_shutdown()) {
+    io_uring_sqe& sqe = batch.take();
+    prepare_shutdown(sqe, work_, chain);
+    uring::prep::hardlink(sqe);
+    ++chain.missing;
+  }
+  prepare_close(batch.take(), work_, chain);
   batch.commit();
   chain.state = Chain::State::repair;
   ++busy_;
@@ -354,7 +363,7 @@ inline void ChainServer::call_back() {
 inline int ChainServer::end() {
   ended_ = true;
   const uring::Token signal = uring::make_token(static_cast<std::uint8_t>(Step::signal), 0, 0);
-  std::size_t audited = 0;
+  std::size_t audited = work_.in_slots ? 0 : chains_.size();  // what is a descriptor, the process counts
   const auto audit_one = [&] {
     return start(Step::audit, [&](io_uring_sqe& sqe, uring::Token token) {
       uring::prep::close_direct(sqe, chains_[audited].slot, token);

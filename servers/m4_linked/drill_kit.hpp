@@ -49,6 +49,9 @@ class Drill {
     ok_ = ok_ && as_expected;
   }
 
+  /// This kernel cannot show it.
+  void skip(const char* why) const { std::printf("   skipped: %s\n", why); }
+
   bool ok() const noexcept { return ok_; }
 
  private:

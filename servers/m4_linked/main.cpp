@@ -21,6 +21,7 @@
 #include "servers/common/signals.hpp"
 #include "servers/common/start_error.hpp"
 #include "servers/common_ring/program.hpp"
+#include "servers/common_ring/slots_let_go.hpp"
 #include "servers/m4_linked/chain_server.hpp"
 #include "servers/m4_linked/drills.hpp"
 #include "servers/m4_linked/splice_server.hpp"
@@ -33,7 +34,7 @@ constexpr const char* program = "m4_linked";
 
 /// Of the buffers of all chains.
 constexpr std::uint64_t most_memory = std::uint64_t{1} << 30;
-constexpr std::uint32_t most_chains = 4096;  // six SQEs each: what the largest ring holds
+constexpr std::uint32_t most_chains = 4096;  // seven SQEs each: what the largest ring holds
 /// Worker threads for --mode splice: nothing that they do there waits.
 constexpr unsigned workers = 2;
 
@@ -125,6 +126,28 @@ void check_kernel(const Options& options, const uring::Ring& ring) {
       "chains of direct descriptors need Linux 5.17; --chain driven does the same without");
 }
 
+/// Where a closed slot does not let go of its socket (common_ring/slots_let_go.hpp): what becomes of that.
+void announce_kept_slots(const Options& options) {
+  std::fprintf(stderr, "%s: this kernel keeps the socket of a closed slot as long as another slot is in use",
+               program);
+  if (options.how == How::driven) {
+    std::fprintf(stderr, ": ordinary descriptors instead\n");
+    return;
+  }
+  std::fprintf(
+      stderr,
+      ".\n  A chain needs slots, so a SHUTDOWN tells each client the end, and its socket stays until all "
+      "have gone\n  that were served at the same time");
+  if (options.client_timeout_seconds > 0) {
+    std::fprintf(stderr, " (at most %u s, --client-timeout, for each step of theirs)",
+                 options.client_timeout_seconds);
+  } else {
+    std::fprintf(stderr, ": with --client-timeout 0 one silent client keeps them for ever");
+  }
+  std::fprintf(stderr,
+               ".\n  --chain driven and --mode splice have ordinary descriptors, of which nothing stays.\n");
+}
+
 /// What both kinds of server do once they exist.
 template <class Server>
 int run(Server& server, std::optional<common::Listener>& listener, std::optional<uring::Ring>& ring,
@@ -150,13 +173,18 @@ int serve_chains(const Options& options, int signals) {
   std::optional<uring::Ring> ring(
       std::in_place, uring::RingOptions{.entries = linked::ChainServer::sq_entries_for(options.chains)});
   check_kernel(options, *ring);
+  const bool let_go = common_ring::slots_let_go();
+  if (!let_go) announce_kept_slots(options);
   const linked::Work work{.linked = options.how == How::linked,
                           .skip_success = options.skip_success,
                           .listener = listener->fd(),
                           .file = file ? file->fd() : -1,
                           .length = file ? file->length() : options.message,
-                          .patience = {.tv_sec = options.client_timeout_seconds, .tv_nsec = 0}};
-  const std::uint32_t chains = register_slots(*ring, options.chains);
+                          .patience = {.tv_sec = options.client_timeout_seconds, .tv_nsec = 0},
+                          .in_slots = let_go || options.how == How::linked,
+                          .slots_let_go = let_go};
+  const std::uint32_t chains = work.in_slots ? register_slots(*ring, options.chains) : options.chains;
+  if (!work.in_slots) common::raise_descriptor_limit_or_say(std::uint64_t{chains} + 64, program, "--chains");
   uring::Loop loop(*ring);
   linked::ChainServer server(loop, *listener, signals, file ? &*file : nullptr, work, chains,
                              options.server.stats_seconds);

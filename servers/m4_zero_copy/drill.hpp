@@ -262,6 +262,24 @@ inline void show_success(Trial& trial) {
   }
 }
 
+/// From Linux 7.1 on the second completion can have a name of its own. Before, an SQE that asks for it is refused.
+inline void show_own_token(Trial& trial) {
+  constexpr uring::Token token{1};
+  constexpr uring::Token of_notification{2};
+  const Connection pair;
+  io_uring_sqe& sqe = trial.sqe();
+  uring::prep::send_zc(sqe, pair.sender.get(), "hello", 5, 0, 0, token);
+  uring::prep::set_notification_token(sqe, of_notification);
+  const Seen sent = trial.next(token);
+  if (sent.res == -EINVAL) {
+    trial.check("own token", sent.text() + " (needs Linux 7.1)", !sent.more());
+  } else {
+    const Seen freed = trial.next(of_notification);
+    trial.check("own token", sent.text() + ", then, under another user_data, " + freed.text(),
+                sent.res == 5 && sent.more() && freed.notification());
+  }
+}
+
 inline void show_failures(Trial& trial) {
   constexpr uring::Token token{1};
   uring::prep::send_zc(trial.sqe(), -1, "x", 1, 0, 0, token);
@@ -329,6 +347,7 @@ inline int drill_notifications() {
       "Which completions a SEND_ZC has. The rule: behind F_MORE comes a notification, whatever res says.\n");
   trial.title("On a connection that is well");
   show_success(trial);
+  show_own_token(trial);
   trial.title("Sends that fail");
   show_failures(trial);
   show_cancelled_by_link(trial);

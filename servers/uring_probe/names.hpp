@@ -1,4 +1,4 @@
-// The kernel's names of feature bits and opcodes, for `uring_probe --json`.
+// The kernel's names of feature bits, flags and opcodes, for `uring_probe --json`.
 #pragma once
 
 #include <cstdint>
@@ -29,6 +29,27 @@ inline constexpr Name feature_names[] = {
     {uring::abi::feat_min_timeout, "IORING_FEAT_MIN_TIMEOUT"},
     {uring::abi::feat_rw_attr, "IORING_FEAT_RW_ATTR"},
     {uring::abi::feat_no_iowait, "IORING_FEAT_NO_IOWAIT"},
+};
+
+inline constexpr Name enter_flag_names[] = {
+    {IORING_ENTER_GETEVENTS, "IORING_ENTER_GETEVENTS"},
+    {IORING_ENTER_SQ_WAKEUP, "IORING_ENTER_SQ_WAKEUP"},
+    {IORING_ENTER_SQ_WAIT, "IORING_ENTER_SQ_WAIT"},
+    {IORING_ENTER_EXT_ARG, "IORING_ENTER_EXT_ARG"},
+    {IORING_ENTER_REGISTERED_RING, "IORING_ENTER_REGISTERED_RING"},
+    {uring::abi::enter_abs_timer, "IORING_ENTER_ABS_TIMER"},
+    {uring::abi::enter_ext_arg_reg, "IORING_ENTER_EXT_ARG_REG"},
+    {uring::abi::enter_no_iowait, "IORING_ENTER_NO_IOWAIT"},
+};
+
+inline constexpr Name sqe_flag_names[] = {
+    {IOSQE_FIXED_FILE, "IOSQE_FIXED_FILE"},
+    {IOSQE_IO_DRAIN, "IOSQE_IO_DRAIN"},
+    {IOSQE_IO_LINK, "IOSQE_IO_LINK"},
+    {IOSQE_IO_HARDLINK, "IOSQE_IO_HARDLINK"},
+    {IOSQE_ASYNC, "IOSQE_ASYNC"},
+    {IOSQE_BUFFER_SELECT, "IOSQE_BUFFER_SELECT"},
+    {IOSQE_CQE_SKIP_SUCCESS, "IOSQE_CQE_SKIP_SUCCESS"},
 };
 
 inline constexpr Name opcode_names[] = {

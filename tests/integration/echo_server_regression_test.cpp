@@ -275,7 +275,7 @@ TEST_CASE("echo servers: --idle-timeout keeps who reads slowly, but steadily") {
   std::vector<std::unique_ptr<Stalled>> slow;
   std::vector<Variant> variants;
   std::ranges::copy_if(all_variants, std::back_inserter(variants),
-                       [](const Variant& v) { return !v.has_slots; });
+                       [](const Variant& v) { return !v.has_slots(); });
   for (const Variant& variant : variants) {
     servers.push_back(std::make_unique<EchoServer>(variant, "--idle-timeout 3"));
     slow.push_back(std::make_unique<Stalled>(*servers.back(), 1));
@@ -301,7 +301,23 @@ TEST_CASE("echo servers: --idle-timeout keeps who reads slowly, but steadily") {
   }
 }
 
-// ---- Pretended kernels -----------------------------------------------------------------------------------------
+// ---- Old kernels -----------------------------------------------------------------------------------------
+
+TEST_CASE("echo servers: slots where they let go of closed sockets, else descriptors, which is said") {
+  SKIP_WITHOUT_IO_URING();
+  EchoServer server(M3Direct::variant);
+  tests::Client silent(server.where());
+  CHECK(echoes(silent));
+  for (int i = 0; i < 3; ++i) {  // beside somebody from whom something is awaited all the time
+    tests::Client client(server.where());
+    CHECK(echoes(client));
+    client.half_close();
+    CHECK(client.receive_to_end() == "");
+    CHECK(client.end() == tests::End::fin);
+  }
+  silent.close();
+  CHECK(contains(server.check_clean_end().errors, "keeps the socket") != common_ring::slots_let_go());
+}
 
 TEST_CASE("echo servers: what a pretended kernel lacks is said, with sockets in slots as well") {
   SKIP_WITHOUT_IO_URING();

@@ -27,6 +27,7 @@
 #include <vector>
 
 #include "servers/common/file_content.hpp"
+#include "servers/common_ring/slots_let_go.hpp"
 #include "tests/support/client.hpp"
 #include "tests/support/server_process.hpp"
 #include "tests/support/shell.hpp"
@@ -40,8 +41,11 @@ struct Variant {
   const char* program;
   const char* arguments;
   bool uses_io_uring = true;
-  bool has_group = true;   // of provided buffers
-  bool has_slots = false;  // its connections are in a table of the ring, whose size is fixed at the start
+  bool has_group = true;     // of provided buffers
+  bool wants_slots = false;  // for its connections
+
+  /// Its connections are in a table of the ring, whose size is fixed at the start.
+  bool has_slots() const { return wants_slots && common_ring::slots_let_go(); }
 };
 
 struct Epoll {
@@ -62,7 +66,7 @@ struct M3Single {
 };
 struct M3Direct {
   static constexpr Variant variant{
-      .program = "m3_echo_server", .arguments = "--files direct", .has_slots = true};
+      .program = "m3_echo_server", .arguments = "--files direct", .wants_slots = true};
 };
 struct M3On515 {
   static constexpr Variant variant{

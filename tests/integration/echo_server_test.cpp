@@ -462,7 +462,7 @@ ECHO_SERVER_TEST("echo servers: when descriptors run out the longest-idle connec
   for (std::size_t i = 20; i < clients.size(); ++i) CHECK(echoes(clients[i]));
   CHECK(server.comes_to_rest());  // neither does it try again and again
   const rlimit high{.rlim_cur = 1000, .rlim_max = 1000};
-  if (!variant.has_slots && ::prlimit(server.pid(), RLIMIT_NOFILE, &high, nullptr) == 0) {
+  if (!variant.has_slots() && ::prlimit(server.pid(), RLIMIT_NOFILE, &high, nullptr) == 0) {
     come(2);  // the accept that is armed still knows the old limit
     const std::size_t here = clients.size();
     come(60);
@@ -576,7 +576,7 @@ ECHO_SERVER_TEST("echo servers: SIGUSR1 prints the connections on stderr, and se
   Stalled stalled(server, 1);
   server.signal(SIGUSR1);
   CHECK(tests::eventually([&] { return table_of(server.errors()).size() >= 2; }));
-  for (const char* const word : {variant.has_slots ? "slot" : "fd", "state", "queued bytes", "idle"}) {
+  for (const char* const word : {variant.has_slots() ? "slot" : "fd", "state", "queued bytes", "idle"}) {
     CAPTURE(word);
     CHECK(contains(server.errors(), word));
   }

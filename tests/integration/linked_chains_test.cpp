@@ -53,6 +53,19 @@ TEST_CASE("linked: one client, as many as there are chains, and four times as ma
   }
 }
 
+TEST_CASE(
+    "linked: who is served sees the end although another is silent; where slots are kept, that is said") {
+  SKIP_WITHOUT_IO_URING();
+  for (const char* way : all_ways) {
+    CAPTURE(way);
+    Server server(std::string("--message 5 --client-timeout 0 ") + way);
+    Client silent(server.where());
+    for (int i = 0; i < 3; ++i) CHECK(serves(server));
+    silent.close();
+    CHECK(contains(server.check_clean_end().errors, "keeps the socket") != common_ring::slots_let_go());
+  }
+}
+
 TEST_CASE("linked: messages of 1 byte to 1 MiB") {
   SKIP_WITHOUT_IO_URING();
   for (const char* way : all_ways) {

@@ -26,6 +26,7 @@ constexpr Drill drills[] = {
     {"short-recv-waitall", "kernel said: RECV 3, SEND -ECANCELED"},
     {"cancelled-close", "kernel said: once more CLOSE 0"},
     {"hardlinked-close", "kernel said: once more CLOSE -EBADF"},
+    {"kept-slot", "kernel said: B sees "},
     {"three-stages", "kernel said: READ 5, NOP -ECANCELED, WRITE -ECANCELED"},
     {"link-timeout", "kernel said: RECV -ECANCELED, LINK_TIMEOUT -ETIME"},
 };

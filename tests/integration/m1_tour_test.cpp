@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "servers/m1_ring_basics/acts.hpp"
 #include "servers/m1_ring_basics/picture.hpp"
 #include "tests/integration/m1_support.hpp"
 #include "tests/support/shell.hpp"
@@ -95,7 +96,7 @@ TEST_CASE("--quiet keeps the facts of every act, one per line, and nothing else"
         "overflow: io_uring_enter calls that fetched the list: 2; now the flag is clear\n",
         "partial: offered 5, taken 3, left in the ring 2",
         "partial: submitted again: taken 2, left 0\n",
-        "partial: one completion for each, user_data:res = 1:0 2:0 3:-EINVAL 4:0 5:0\n",
+        "partial: one completion for each, user_data:res = ",
         "partial: short submits that the ring counted: 1\n"}) {
     CHECK_MESSAGE(contains(tour.output, fact), fact);
   }
@@ -275,6 +276,31 @@ TEST_CASE("output that cannot be written is a failure") {
 TEST_CASE("what is not true on this kernel ends the tour instead of being told") {
   m1::Narrator narrator(m1::Voice::quiet);
   CHECK_THROWS_AS(narrator.require(false, "pigs fly"), m1::Failure);
+}
+
+// Linux 5.10 and 6.1 post the failure of a bad SQE before what stood in front of it; 6.12 and later do not.
+TEST_CASE("the tour wants each of five completions once, with its own result, and in no order") {
+  using Five = std::vector<io_uring_cqe>;
+  const auto cqe = [](unsigned number, int res) {
+    io_uring_cqe made{};
+    made.user_data = number;
+    made.res = res;
+    return made;
+  };
+  const auto are_complete = [](const Five& five) {
+    m1::ResultsOfFive results;
+    for (const io_uring_cqe& each : five) results.add(each);
+    return results.are_complete();
+  };
+  const io_uring_cqe bad = cqe(3, -EINVAL);
+  CHECK(are_complete({cqe(1, 0), cqe(2, 0), bad, cqe(4, 0), cqe(5, 0)}));
+  CHECK(are_complete({bad, cqe(1, 0), cqe(2, 0), cqe(4, 0), cqe(5, 0)}));
+  CHECK(are_complete({cqe(5, 0), cqe(4, 0), bad, cqe(2, 0), cqe(1, 0)}));
+  CHECK_FALSE(are_complete({cqe(1, 0), cqe(2, 0), bad, cqe(4, 0)}));
+  CHECK_FALSE(are_complete({cqe(1, 0), cqe(2, 0), bad, cqe(4, 0), cqe(4, 0)}));
+  CHECK_FALSE(are_complete({cqe(1, 0), cqe(2, -EINVAL), bad, cqe(4, 0), cqe(5, 0)}));
+  CHECK_FALSE(are_complete({cqe(1, 0), cqe(2, 0), cqe(3, 0), cqe(4, 0), cqe(5, 0)}));
+  CHECK_FALSE(are_complete({cqe(1, 0), cqe(2, 0), bad, cqe(4, 0), cqe(5, 0), cqe(5, 0)}));
 }
 
 TEST_CASE("a picture shows indices that run past 2^32, and slots that repeat") {

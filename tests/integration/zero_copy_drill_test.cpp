@@ -68,9 +68,9 @@ TEST_CASE(
   INFO(said.text);
   CHECK(said.status == 0);
   for (const char* const line :
-       {"success        5 F_MORE, then NOTIF", "no descriptor  -EBADF", "after shutdown -EPIPE",
-        "Unix socket    -EOPNOTSUPP", "link cancelled -ECANCELED", "peer reads     NOTIF: as expected",
-        "peer resets    NOTIF: as expected"}) {
+       {"success        5 F_MORE, then NOTIF", "own token      ", "no descriptor  -EBADF",
+        "after shutdown -EPIPE", "Unix socket    -EOPNOTSUPP", "link cancelled -ECANCELED",
+        "peer reads     NOTIF: as expected", "peer resets    NOTIF: as expected"}) {
     CAPTURE(line);
     CHECK(said.has(line));
   }

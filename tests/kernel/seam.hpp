@@ -20,6 +20,7 @@
 #include <chrono>
 #include <csignal>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <future>
 #include <mutex>
@@ -141,20 +142,29 @@ class Seam {
       ++refused;
       return -EAGAIN;
     }
+    look_at_cqes();
     look_at_sqes(to_submit);
-    const std::uint32_t before = uring::load_cq_tail(words_);
     const int result = uring::real_kernel.enter(nullptr, fd, to_submit, min_complete, flags, argument);
-    const std::lock_guard lock(mutex_);
-    for (std::uint32_t at = before; at != uring::load_cq_tail(words_); ++at) {
-      posted_.push_back(cqes_[at & (params_.cq_entries - 1)].user_data);
-    }
+    look_at_cqes();
     return result;
+  }
+
+  // A completion need not come inside an enter: a message of another ring may be posted at any time, and on 6.1 a worker
+  // posts what it has done. So all that have come since the last look are noted, and what the server has consumed when it
+  // enters (or comes back) is handled.
+  void look_at_cqes() {
+    const std::lock_guard lock(mutex_);
+    for (const std::uint32_t end = uring::load_cq_tail(words_); noted_ != end; ++noted_) {
+      posted_.push_back(cqes_[noted_ & (params_.cq_entries - 1)].user_data);
+    }
+    while (posted_.size() > noted_ - uring::load_own_cq_head(words_)) {
+      handled_.insert(posted_.front());
+      posted_.pop_front();
+    }
   }
 
   void look_at_sqes(unsigned to_submit) {
     const std::lock_guard lock(mutex_);
-    handled_.insert(posted_.begin(), posted_.end());  // it enters again, so it has handled those
-    posted_.clear();
     const std::uint32_t end = uring::load_sq_head(words_) + to_submit;
     for (; looked_at_ != end; ++looked_at_) {
       io_uring_sqe& sqe = sqes_[looked_at_ & (params_.sq_entries - 1)];
@@ -172,7 +182,8 @@ class Seam {
   std::vector<io_uring_sqe> held_{};
   std::array<unsigned, 256> seen_{};
   std::array<io_uring_sqe, 256> last_{};
-  std::vector<std::uint64_t> posted_{};
+  std::deque<std::uint64_t> posted_{};  // and not consumed yet
+  std::uint32_t noted_ = 0;             // of the CQ: what stands before it is in posted_, or handled
   std::set<std::uint64_t> handled_{};
   std::uint32_t looked_at_ = 0;
   io_uring_params params_{};

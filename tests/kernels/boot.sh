@@ -76,9 +76,10 @@ if [[ $job == shell ]]; then
   start "${options[@]}" -- shell
   exit
 fi
+: >"$folder/console" # or tail may look for it before it is there
 start "${options[@]}" -- "$job" "$@" </dev/null >"$folder/console" 2>&1 &
 pid=$!
-tail -n +1 -s 0.2 --pid="$pid" -f "$folder/console" | tr -d '\r'
+tail -n +1 -s 0.2 --pid="$pid" -f "$folder/console" | sed -u 's|\r||g'
 wait "$pid"
 pid=
 grep -aq "^guest: $job ended with 0" "$folder/console"

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # What a target needs from the distribution, checked before it is used.
 #
-# usage: deps.sh tour | test | bench
+# usage: deps.sh tour | test | bench | kernels
 #
-# `tour` asks the compiler itself, since any g++ (or CXX) with the kernel headers will do, however it got there. `test`
-# and `bench` ask dpkg for the packages of Debian 12. What is missing is installed when we are root on a system with
+# `tour` asks the compiler itself, since any g++ (or CXX) with the kernel headers will do, however it got there. `test`,
+# `bench` and `kernels` ask dpkg for the packages of Debian 12. What is missing is installed when we are root on a system with
 # apt-get; otherwise the exact command is printed and the target stops. Elsewhere than on Debian there is nobody to ask:
 # the names are printed, and the build goes on to find out.
 set -euo pipefail
@@ -13,6 +13,8 @@ compiler_packages=(g++ make linux-libc-dev)
 test_packages=("${compiler_packages[@]}"
   doctest-dev libbenchmark-dev relacy-dev valgrind liburing-dev clang clang-format clang-tidy libclang-rt-14-dev
   g++-aarch64-linux-gnu linux-libc-dev-arm64-cross strace curl apache2-utils wrk iproute2 python3)
+kernel_packages=("${compiler_packages[@]}" doctest-dev python3 debian-archive-keyring
+  qemu-system-x86 qemu-system-arm cpio e2fsprogs g++-aarch64-linux-gnu linux-libc-dev-arm64-cross)
 bench_packages=("${test_packages[@]}" fio python3-matplotlib)
 
 is_installed() {
@@ -68,8 +70,9 @@ case ${1:-} in
   tour) need_compiler ;;
   test) need_packages "${test_packages[@]}" ;;
   bench) need_packages "${bench_packages[@]}" ;;
+  kernels) need_packages "${kernel_packages[@]}" ;;
   *)
-    echo "usage: deps.sh tour | test | bench" >&2
+    echo "usage: deps.sh tour | test | bench | kernels" >&2
     exit 2
     ;;
 esac

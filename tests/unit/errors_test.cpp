@@ -102,6 +102,7 @@ TEST_CASE("each documented errno of enter and of register has a sentence of its 
     CHECK(++of_register[uring::explain_register(error)] == 1);
   }
   CHECK(mentions(uring::explain_register(ENOMEM), "RLIMIT_MEMLOCK"));
+  CHECK(mentions(uring::explain_register(EACCES), "BPF filter"));
 }
 
 TEST_CASE("an errno is said by its text and its name; a number without a name, as a number") {

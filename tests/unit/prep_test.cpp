@@ -10,6 +10,7 @@
 #include <sys/uio.h>
 
 #include <array>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -39,6 +40,7 @@ struct Expected {
   std::uint32_t op_flags = 0;
   std::uint16_t buffer = 0;
   std::uint32_t file_index = 0;
+  std::uint64_t addr3 = 0;
 };
 
 constexpr Token token{0x1122334455667788};
@@ -61,6 +63,7 @@ Bytes encode(const Expected& expected) {
   put(bytes, 32, token.bits);
   put(bytes, 40, expected.buffer);
   put(bytes, 44, expected.file_index);
+  put(bytes, 48, expected.addr3);
   return bytes;
 }
 
@@ -160,6 +163,11 @@ TEST_CASE("reads and writes: where each argument goes") {
         [&](io_uring_sqe& s) { prep::read(s, 5, buffer, 16, uring::current_position, token); });
   check("write", {.opcode = 23, .fd = 5, .off = 7, .addr = at, .len = 16},
         [&](io_uring_sqe& s) { prep::write(s, 5, buffer, 16, 7, token); });
+  check("write without a signal", {.opcode = 23, .fd = 5, .off = 7, .addr = at, .len = 16, .op_flags = 0x100},
+        [&](io_uring_sqe& s) {
+          prep::write(s, 5, buffer, 16, 7, token);
+          prep::no_signal(s);
+        });
   check("readv", {.opcode = 1, .fd = 5, .off = 7, .addr = iov, .len = 2},
         [&](io_uring_sqe& s) { prep::readv(s, 5, pieces, 2, 7, token); });
   check("writev", {.opcode = 2, .fd = 5, .off = 7, .addr = iov, .len = 2},
@@ -230,6 +238,12 @@ TEST_CASE("connections: where each argument goes, and multishot is a bit of iopr
         [&](io_uring_sqe& s) { prep::connect(s, 3, &peer, sizeof peer, token); });
   check("socket", {.opcode = 45, .fd = AF_INET, .off = SOCK_STREAM | SOCK_CLOEXEC, .len = 6},
         [&](io_uring_sqe& s) { prep::socket(s, AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 6, token); });
+  sockaddr_storage name{};
+  check("getsockname", {.opcode = 46, .fd = 3, .off = 5, .addr = number(&name), .addr3 = number(&length)},
+        [&](io_uring_sqe& s) { prep::getsockname(s, 3, &name, &length, token); });
+  check("getpeername",
+        {.opcode = 46, .fd = 3, .off = 5, .addr = number(&name), .file_index = 1, .addr3 = number(&length)},
+        [&](io_uring_sqe& s) { prep::getpeername(s, 3, &name, &length, token); });
   check("shutdown", {.opcode = 34, .fd = 3, .len = SHUT_WR},
         [&](io_uring_sqe& s) { prep::shutdown(s, 3, SHUT_WR, token); });
 }
@@ -247,6 +261,8 @@ TEST_CASE("receiving: where each argument goes, and multishot is a bit of ioprio
   check("recv_multishot_capped",
         {.opcode = 27, .flags = 1 << 5, .ioprio = 2, .fd = 3, .buffer = 9, .file_index = 65536},
         [&](io_uring_sqe& s) { prep::recv_multishot_capped(s, 3, BufferGroup{9}, 65536, token); });
+  check("recv_fixed", {.opcode = 27, .ioprio = 4, .fd = 3, .addr = number(buffer), .len = 16, .buffer = 2},
+        [&](io_uring_sqe& s) { prep::recv_fixed(s, 3, buffer, 16, 0, 2, token); });
   check("recvmsg", {.opcode = 10, .fd = 3, .addr = msg, .len = 1, .op_flags = MSG_PEEK},
         [&](io_uring_sqe& s) { prep::recvmsg(s, 3, &message, MSG_PEEK, token); });
   check("recvmsg_multishot",
@@ -261,6 +277,9 @@ TEST_CASE("sending: where each argument goes") {
   const std::uint64_t msg = number(&message);
   check("send", {.opcode = 26, .fd = 3, .addr = at, .len = 16, .op_flags = MSG_MORE},
         [&](io_uring_sqe& s) { prep::send(s, 3, buffer, 16, MSG_MORE, token); });
+  check("send_fixed",
+        {.opcode = 26, .ioprio = 4, .fd = 3, .addr = at, .len = 16, .op_flags = MSG_MORE, .buffer = 2},
+        [&](io_uring_sqe& s) { prep::send_fixed(s, 3, buffer, 16, MSG_MORE, 2, token); });
   check("sendmsg", {.opcode = 9, .fd = 3, .addr = msg, .len = 1, .op_flags = MSG_MORE},
         [&](io_uring_sqe& s) { prep::sendmsg(s, 3, &message, MSG_MORE, token); });
   check("send_zc", {.opcode = 47, .ioprio = 8, .fd = 3, .addr = at, .len = 16, .op_flags = MSG_WAITALL},
@@ -275,6 +294,11 @@ TEST_CASE("sending: where each argument goes") {
     prep::sendmsg_zc(s, 3, &message, 0, uring::abi::send_zc_report_usage, token);
   });
   const sockaddr peer{};
+  check("set_notification_token", {.opcode = 47, .fd = 3, .addr = at, .len = 16, .addr3 = 77},
+        [&](io_uring_sqe& s) {
+          prep::send_zc(s, 3, buffer, 16, 0, 0, token);
+          prep::set_notification_token(s, Token{77});
+        });
   check("set_destination",
         {.opcode = 26, .fd = 3, .off = number(&peer), .addr = at, .len = 16, .file_index = sizeof peer},
         [&](io_uring_sqe& s) {
@@ -311,6 +335,13 @@ TEST_CASE("polls, timers, cancellations and messages: where each argument goes")
         [&](io_uring_sqe& s) { prep::async_cancel_all_fd(s, 3, token); });
   check("async_cancel_any", {.opcode = 14, .fd = -1, .op_flags = 4},
         [&](io_uring_sqe& s) { prep::async_cancel_any(s, token); });
+  const std::chrono::nanoseconds span{5'000'000'000};
+  check("timeout of nanoseconds",
+        {.opcode = 11, .fd = -1, .off = 4, .addr = 5'000'000'000, .len = 1, .op_flags = 1 << 7 | 1},
+        [&](io_uring_sqe& s) { prep::timeout(s, span, 4, IORING_TIMEOUT_ABS, token); });
+  check("link_timeout of nanoseconds",
+        {.opcode = 15, .fd = -1, .addr = 5'000'000'000, .len = 1, .op_flags = 1 << 7},
+        [&](io_uring_sqe& s) { prep::link_timeout(s, span, 0, token); });
   check("msg_ring", {.opcode = 40, .fd = 3, .off = target.bits, .addr = 0, .len = 0xfffffffe},
         [&](io_uring_sqe& s) { prep::msg_ring(s, 3, -2, target, token); });
 }
