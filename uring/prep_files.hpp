@@ -165,7 +165,8 @@ inline void openat2_direct(io_uring_sqe& sqe, int directory, const char* path, c
 }
 
 /// statx(2) of `path` relative to `directory`, or with AT_EMPTY_PATH and "" of `directory` itself. Needs Linux 5.6.
-/// Parameter: `path` (data on Linux 5.10: the kernel reads it when it runs); data: `result`, until the CQE. `mask`: STATX_*. CQE: res = 0; -ENOENT, -EACCES, -ENOTDIR.
+/// Parameter: `path` (on Linux 5.10 it must live until the CQE); data: `result`, until the CQE. `mask`: STATX_*.
+/// CQE: res = 0; -ENOENT, -EACCES, -ENOTDIR.
 /// Runs on a worker thread, always. (fstat(2) of a file that is open already needs none.)
 inline void statx(io_uring_sqe& sqe, int directory, const char* path, int flags, std::uint32_t mask,
                   struct ::statx* result, Token token) noexcept {

@@ -102,7 +102,7 @@ inline bool can_drain(const io_uring_sqe& sqe) noexcept {
 
 /// Starts when everything submitted before has completed, and everything submitted later waits for it. Needs 5.2.
 /// Never on a ring that serves clients: the recv of one idle client, or an armed multishot accept, holds up the whole
-/// ring, a cancellation included. Only where can_drain. And it is -EOPNOTSUPP on a ring that has once used skip_success.
+/// ring, a cancellation included. Only where can_drain. And -EOPNOTSUPP on a ring that has once used skip_success.
 inline void drain(io_uring_sqe& sqe) noexcept {
   assert(can_drain(sqe));
   sqe.flags |= IOSQE_IO_DRAIN;

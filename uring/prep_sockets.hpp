@@ -7,8 +7,8 @@
 //      zero copy     1 SQE ──► 2 CQEs          "sent" (F_MORE), later "your buffer is free again" (F_NOTIF)
 //
 // What holds for all of them:
-//   - whether the socket is blocking or not makes no difference (5.10 to 7.3): an operation waits until it can go on. -EAGAIN
-//     comes from MSG_DONTWAIT or abi::accept_dontwait only.
+//   - whether the socket is blocking or not makes no difference (5.10 to 7.3): an operation waits until it can go on.
+//     -EAGAIN comes from MSG_DONTWAIT or abi::accept_dontwait only.
 //   - an operation that waits is armed with poll, not with a thread: idle receives cost memory, not threads.
 //   - a multishot has ended when a CQE lacks IORING_CQE_F_MORE, whatever its res is. A full completion queue, for one,
 //     ends it with an ordinary result. Then, and only then, arm it again.
