@@ -388,7 +388,8 @@ FACT("splice, hardlink, splice at the end of input: the second waits for bytes, 
     const std::vector<Completion> last = sorted(ring.take(2));
     REQUIRE(last.size() == 2);
     CHECK((last[0].res == -512 || last[0].res == -EINTR || last[0].res == -ECANCELED));
-    CHECK(text_of({last[1]}) == "9:-EALREADY");
+    CHECK(last[1].user_data == 9);
+    CHECK((last[1].res == -EALREADY || last[1].res == -ENOENT));  // ENOENT: rare, seen on 6.18
   }
   SUBCASE("SPLICE_F_NONBLOCK") {
     queue_splices(ring, socket, pipe, SPLICE_F_NONBLOCK);

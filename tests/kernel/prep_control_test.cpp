@@ -27,6 +27,10 @@ void add_one(const FileDescriptor& counter) {
   REQUIRE(::write(counter.get(), &one, sizeof one) == sizeof one);
 }
 
+/// What a cancellation says of an operation on a worker thread that it ends. ENOENT is rare, and was seen on 6.18: the
+/// operation was running when the kernel found it, and had ended when the kernel looked for the reason.
+bool is_interrupting(int result) { return result == -EALREADY || result == -ENOENT; }
+
 /// Puts `fd` under another number of our choice, that of a descriptor which is closed by it.
 void take_over(const FileDescriptor& fd, int number) { REQUIRE(dup3(fd.get(), number, O_CLOEXEC) == number); }
 
@@ -244,7 +248,7 @@ TEST_CASE("what a worker thread runs is interrupted: EALREADY, and the operation
                10, 0, Token{1});
   CHECK(ring.quiet());
   prep::async_cancel(ring.sqe(), Token{1}, Token{2});
-  CHECK(ring.result(2) == -EALREADY);
+  CHECK(is_interrupting(ring.result(2)));
   const int interrupted = ring.result(1);
   CHECK((interrupted == -EINTR || interrupted == -erestartsys || interrupted == -ECANCELED));
 }
@@ -267,7 +271,7 @@ FACT("a link_timeout does not stop what blocks on a worker thread; cancelling do
     return tests::differs("it does, and says that it found nothing to stop, or EALREADY");
   }
   prep::async_cancel(ring.sqe(), Token{1}, Token{3});
-  CHECK(ring.result(3) == -EALREADY);
+  CHECK(is_interrupting(ring.result(3)));
   CHECK(ring.result(1) < 0);
   // The timer starts when the splice returns; on a loaded machine it may even fire, and finds nothing to stop.
   const int timer = ring.result(2);

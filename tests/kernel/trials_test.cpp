@@ -28,7 +28,7 @@ constexpr Trial all_trials[] = {
     {"notification_token", trials::notification_token, -EBADF},
     {"timeout_nanoseconds", trials::timeout_nanoseconds, -ETIME},
     {"socket_addresses", trials::socket_addresses, -ENOTCONN},
-    {"registered_sends", trials::registered_sends, -EBADF},
+    {"registered_sends", trials::registered_sends, -ENOTSOCK},
     {"writes_without_signal", trials::writes_without_signal, 1},
 };
 
