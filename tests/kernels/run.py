@@ -35,8 +35,9 @@ SUITES = {
     "unit": (["tests", "run_tests"], "SOURCE=*tests/unit/*,*tests/mock/*"),
     "programs": (["programs"], ""),
 }
-# The names of `programs` begin with what they belong to; each of these is a column of its own.
+# The names of `programs` begin with what they belong to; each of these is a column of its own, the rest are "others".
 GROUPS = ("m1", "m2", "m3", "m4", "conformance")
+COLUMNS = ("tests/kernel", "unit, mock", *GROUPS, "others")
 
 
 def kernels_of(table):
@@ -135,7 +136,6 @@ def main():
     (ROOT / "results").mkdir(parents=True, exist_ok=True)
     built, rows, complaints, notes = {}, [], [], []
     totals = collections.Counter()
-    columns = []
     cells = {}
     for kernel in options.kernels.split():
         started = time.monotonic()
@@ -188,10 +188,10 @@ def main():
                 indent=1, ensure_ascii=False, sort_keys=True) + "\n")
         label = f"{kernel} ({package})"
         cells[label] = {column: cell(results) for column, results in found.items()}
-        columns += [column for column in found if column not in columns]
         rows.append(label)
         print(f"{label}: {time.monotonic() - started:.0f} s", flush=True)
 
+    columns = [column for column in COLUMNS if any(column in row for row in cells.values())]
     print()
     for line in table([[row, *(cells[row].get(column, "") for column in columns)] for row in rows], columns):
         print(line)
