@@ -111,10 +111,7 @@ TEST_CASE(
   Seam seam;
   seam.reverses = true;
   seam.unknown_flags = tests::kernel::flags_of_the_future;
-  tests::kernel::FileServerSetup setup{};
-  SUBCASE("sends copy") {}
-  SUBCASE("sends borrow") { setup.zero_copy_from = 0; }
-  Server server(seam, setup);
+  Server server(seam);
   std::string all;
   for (char name = 'a'; name < 'e'; ++name) {
     const std::string content(std::size_t{200} << 10, name);
@@ -126,7 +123,10 @@ TEST_CASE(
     clients.emplace_back(server.where());
     clients.back().send_all("GET a\nGET b\nGET c\nGET d\n");
   }
-  for (tests::Client& client : clients) CHECK(client.receive_exactly(all.size()) == all);
+  for (tests::Client& client : clients) {
+    const bool is_same = client.receive_exactly(all.size()) == all;  // too long to be printed
+    CHECK(is_same);
+  }
   clients.clear();
   server.check_clean_end();
 }
