@@ -127,12 +127,12 @@ void FileServer::read_ahead(Connection& connection) {
   }
 }
 
-// Nobody overtakes the line, and the last quarter of the pool, at least one, is for first chunks: those can
-// be sent at once, so they come back. If reading ahead could take them all, every buffer might hold what has
-// to wait for an answer in front of it, which waits for a buffer.
+// Nobody overtakes the line, and the last quarter of the pool is for first chunks: those can be sent at once, and
+// with a copy (loans.hpp), so they come back. If reading ahead could take them all, every buffer might hold what
+// has to wait for an answer in front of it, which waits for a buffer.
 uring::Buffer FileServer::take_buffer(bool front) {
   if (!line_.empty()) return {};
-  if (!front && pool_.available() <= std::max<std::size_t>(pool_.capacity() / 4, 1)) return {};
+  if (!front && pool_.available() <= must_come_back(pool_)) return {};
   return loans_.take();
 }
 
