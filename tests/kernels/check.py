@@ -100,7 +100,7 @@ class Facts(unittest.TestCase):
 
     def test_a_column_for_each_kernel_and_words_where_it_differs(self):
         book = facts.rewrite(BOOK, self.results)
-        self.assertIn("| Fact | Since | 6.1 | 6.18 | Test |", book)
+        self.assertIn("| Fact | Since | 6.1 | 6.18 | Test |\n|---|---|---|---|---|\n", book)
         self.assertIn("| It is so, and `a \\| b` too. | 5.1 | ✓ | – | a title |", book)
         self.assertIn("| That is as well. | 6.0 | the other \\| way | ? | another |", book)
         self.assertIn("6.18 (6.18.9)", book)

@@ -43,7 +43,7 @@ def cells(row):
 def titles(book):
     """The titles of the tests in the book, in its order."""
     rows = (cells(line) for line in book.splitlines())
-    return [row[-1] for row in rows if row and row[0] != "Fact" and not set(row[0]) <= set("-: ")]
+    return [row[-1] for row in rows if row and row[0] != "Fact"]
 
 
 def load(folder):
@@ -81,12 +81,12 @@ def rewrite(book, results):
         if inside:
             continue
         row = cells(line)
-        if row is None:
+        if line.startswith("|---"):
+            lines.append("|" + "---|" * (3 + len(columns)))
+        elif row is None:
             lines.append(line)
         elif row[0] == "Fact":
             lines.append("| " + " | ".join([row[0], row[1], *columns, row[-1]]) + " |")
-        elif set(row[0]) <= set("-: "):
-            lines.append("|" + "---|" * (3 + len(columns)))
         else:
             lines.append("| " + " | ".join([row[0], row[1], *(cell(results[kernel], row[-1]) for kernel in columns),
                                             row[-1]]) + " |")

@@ -104,7 +104,8 @@ struct Listener : doctest::IReporter {
       append_to("TEST_RESULTS", "skipped\t" + title + "\t" + count.words);
     } else {
       ++count.passed;
-      append_to("TEST_RESULTS", (count.differs.empty() ? "holds\t" : "differs\t") + title + "\t" + count.differs);
+      append_to("TEST_RESULTS",
+                (count.differs.empty() ? "holds\t" : "differs\t") + title + "\t" + count.differs);
     }
     count.running = nullptr;
   }
@@ -151,8 +152,8 @@ void tests::skip(const char* file, int line, std::string_view why) {
 
 void tests::differs(std::string_view how) {
   count.differs = how;
-  std::printf("differs: %s: %.*s\n", count.running ? count.running->m_name : "?", static_cast<int>(how.size()),
-              how.data());
+  std::printf("differs: %s: %.*s\n", count.running ? count.running->m_name : "?",
+              static_cast<int>(how.size()), how.data());
   std::fflush(stdout);
 }
 
