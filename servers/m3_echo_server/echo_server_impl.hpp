@@ -276,9 +276,9 @@ void EchoServer<Sqpoll>::on_received(Connection& connection, int result, std::ui
   note_promise(connection, flags);
 }
 
-// A multishot receive can go deaf (6.12, 6.18, 7.3; not seen on 6.1; docs/kernel-facts.md): in front of an urgent byte TCP says EAGAIN to
-// a receive whose thread has a signal pending. That is how task work is announced without DEFER_TASKRUN; the receive
-// waits for the next segment then, with all that has come lying there. But it has said before that there is more
+// A multishot receive can go deaf (6.12, 6.18, now and then 7.3; not seen on 6.1; docs/kernel-facts.md): in front of an
+// urgent byte TCP says EAGAIN to a receive whose thread has a signal pending. That is how task work is announced without
+// DEFER_TASKRUN; the receive waits for the next segment then, with all that has come lying there. But it has said before that there is more
 // (SOCK_NONEMPTY), and what nearly always follows in the same turn is missed when it does not. (Where nothing lies in
 // front of the urgent byte nothing is said, and nothing helps but DEFER_TASKRUN.)
 template <bool Sqpoll>

@@ -13,7 +13,7 @@
 // a CQE without F_MORE may be followed by one, too, so its token must stay recognisable.
 //
 // Each line says what was seen and whether it is as expected. What other kernels do differently within the
-// rule is said, and is no failure. Seen on 6.18; SEND_ZC came with 6.0, its reports with 6.2.
+// rule is said, and is no failure. Seen on 6.1, 6.12, 6.18 and 7.3; SEND_ZC came with 6.0, its reports with 6.2.
 #pragma once
 
 #include <netinet/in.h>
