@@ -124,8 +124,8 @@ inline void ChainServer::queue(Chain& chain) {
 }
 
 // With CQE_SKIP_SUCCESS. Who speaks has failed, and silenced all behind it, or is the CLOSE of a chain that went
-// well. But a timer is no end: it says nothing here even when it fires (6.1 to 7.3). Nor is a SHUTDOWN whose peer has gone:
-// CLOSE follows it all the same.
+// well. But a timer is no end: it says nothing here even when it fires (6.1 to 7.3). Nor is a SHUTDOWN whose peer has
+// gone: CLOSE follows it all the same.
 inline void ChainServer::on_linked(Chain& chain, Step step) {
   if (step != Step::fetch_timer && step != Step::send_timer && step != Step::shutdown) settle(chain);
 }
