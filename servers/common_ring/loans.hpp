@@ -11,9 +11,9 @@
 // that its owner is done with goes through give_back() here, and stays until the last notification has come.
 //
 // The rule for what is still to come is one: F_MORE on the send's own completion. It holds for all that was
-// seen: a failed send that notifies all the same (6.1 to 7.3), one that does not (6.0, which is not run here), a short one that is followed
-// by a second send out of the same buffer. The owner need not be there any more: a loan belongs to a buffer,
-// not to a connection, because a peer that does not read can take minutes.
+// seen: a failed send that notifies all the same (6.1 to 7.3), and a short one that is followed by a second send
+// out of the same buffer. The owner need not be there any more: a loan belongs to a buffer, not to a connection,
+// because a peer that does not read can take minutes.
 //
 // At most half of the pool is lent at a time. Each slow reader keeps what lies in his socket's queue, up to
 // megabytes of it; without a bound, a few of them would hold every buffer, and no cancellation gets those back.
