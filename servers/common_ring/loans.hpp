@@ -19,9 +19,9 @@
 // megabytes of it; without a bound, a few of them would hold every buffer, and no cancellation gets those back.
 // Beyond it a send copies, and a copying send can be taken back (preempt_stalled in file_requests.cpp).
 //
-// Nor is anything lent when only the last quarter of the pool is left. Two kinds of buffers may stay away for as long as
-// a client likes: those that are lent, and those that were read ahead, for an answer behind another one. Neither is
-// taken out of that quarter, so there is always a buffer for somebody's first chunk that is sent with a copy and comes
+// Nor is anything lent while less than a quarter of the pool is free. Two kinds of buffers may stay away for as long as
+// a client likes: those that are lent, and those that were read ahead, for an answer behind another one. Neither comes
+// out of the last quarter, so there is always a buffer for somebody's first chunk that is sent with a copy and comes
 // back. (Without this rule four clients that read one after another stopped a server with eight buffers: six held what
 // was read ahead, two were lent to clients that were not reading yet, and the one that read waited for a buffer.)
 #pragma once
@@ -74,7 +74,7 @@ class Loans {
   /// Whether `bytes` should be sent without copying, now.
   bool worthwhile(std::size_t bytes) const noexcept {
     return enabled_ && bytes >= threshold_ && lent_ < pool_.capacity() / 2 &&
-           pool_.available() > must_come_back(pool_);
+           pool_.available() >= must_come_back(pool_);
   }
 
   /// Lends a buffer to a zero-copy send (6.0), one at a time. CQEs: to sent(), then, if that one had F_MORE, to
