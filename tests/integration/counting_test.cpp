@@ -87,7 +87,7 @@ tests::ShellResult shell_without_io_uring(const std::string& command) {
 }  // namespace
 
 TEST_CASE("a test case that skipped is neither passed nor failed, and counts once") {
-  const tests::ShellResult result = tests::shell(example + " '--test-case-exclude=needs io_uring'");
+  const tests::ShellResult result = tests::shell(example + " '--test-case-exclude=needs io_uring,a fact*'");
   expect(result, "suite: 1 passed, 2 failed, 4 skipped", false);
   CHECK(result.output.find("skipped: skips: arithmetic is as usual (") != std::string::npos);
   CHECK(result.output.find("\nfailed: fails (") != std::string::npos);
@@ -95,6 +95,27 @@ TEST_CASE("a test case that skipped is neither passed nor failed, and counts onc
 
 TEST_CASE("what a filter leaves out is not counted") {
   expect(tests::shell(example + " --test-case=passes,fails"), "suite: 1 passed, 1 failed, 1 skipped", false);
+}
+
+TEST_CASE(
+    "a fact that differs has passed; one that is none has failed, but on a kernel that nobody knew it has "
+    "changed") {
+  const tests::TemporaryFolder folder;
+  const std::string results = folder.path() / "results";
+  const std::string facts = "TEST_RESULTS=" + results + " " + example + " '--test-case=a fact*'";
+  expect(tests::shell(facts), "suite: 2 passed, 1 failed, 1 skipped", false);
+  CHECK(tests::shell("cat " + results).output ==
+        "holds\ta fact that holds\t\n"
+        "differs\ta fact that differs\tit is the other way round\n"
+        "failed\ta fact that is none\t\n");
+
+  const std::string newer = "TEST_NEWEST_KNOWN_KERNEL=5.0 " + facts;
+  const tests::ShellResult changed = tests::shell(newer);
+  expect(changed, "suite: 2 passed, 0 failed, 2 skipped", true);
+  CHECK(changed.output.find("\nchanged: a fact that is none\n") != std::string::npos);
+  // A test that states no fact fails there as anywhere.
+  expect(tests::shell("TEST_NEWEST_KNOWN_KERNEL=5.0 " + example + " --test-case=fails"),
+         "suite: 0 passed, 1 failed, 1 skipped", false);
 }
 
 TEST_CASE("a test binary that dies prints no count, and its runner says in which test") {

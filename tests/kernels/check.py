@@ -42,6 +42,34 @@ class Consoles(unittest.TestCase):
         self.assertEqual(run.cell([]), "")
 
 
+SUITE = """#!/bin/sh
+# Four tests: the second hangs, the third dies.
+for argument; do case $argument in --first=*) first=${argument#*=} ;; esac; done
+for number in 1 2 3 4; do
+  [ "$number" -ge "$first" ] || continue
+  echo "test $number" >>"$TEST_TITLES"
+  case $number in 2) exec sleep 60 ;; 3) kill -SEGV $$ ;; esac
+  printf 'holds\\ttest %s\\t\\n' "$number" >>"$TEST_RESULTS"
+done
+"""
+
+
+class Guests(unittest.TestCase):
+    """What runs in a guest, run here."""
+
+    def test_a_test_that_hangs_or_dies_is_named_and_the_others_go_on(self):
+        with tempfile.TemporaryDirectory() as folder:
+            suite = pathlib.Path(folder) / "suite"
+            suite.write_text(SUITE)
+            suite.chmod(0o755)
+            ended = subprocess.run(["sh", HERE / "guest/tests", "suite"], capture_output=True, text=True, check=True,
+                                   env={**os.environ, "PROGRAMS": folder, "TMPDIR": folder, "HANG_SECONDS": "2"})
+        results, complete, _ = run.read_console(ended.stdout.splitlines())
+        self.assertTrue(complete)
+        self.assertEqual([result[:2] for result in results],
+                         [("holds", "test 1"), ("hung", "test 2"), ("died", "test 3"), ("holds", "test 4")])
+
+
 class Kernels(unittest.TestCase):
     """Kernels that cannot be had."""
 

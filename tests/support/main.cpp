@@ -38,6 +38,7 @@ struct Count {
   int passed = 0;
   int failed = 0;
   int skipped = 0;
+  int changed = 0;  // of the skipped ones: doctest calls them failed
   std::vector<std::string> failures{};
 
   const doctest::TestCaseData* running = nullptr;
@@ -67,12 +68,16 @@ bool is_fact(const doctest::TestCaseData& test) {
   return test.m_test_suite != nullptr && std::string_view(test.m_test_suite) == tests::fact_suite;
 }
 
+/// TEST_NEWEST_KNOWN_KERNEL=5.0 makes every kernel one that nobody knew: for the test of what then happens.
 bool kernel_is_newer_than_known() {
   utsname name{};
   int major = 0;
   int minor = 0;
   if (uname(&name) != 0 || std::sscanf(name.release, "%d.%d", &major, &minor) != 2) return false;
-  const auto [known_major, known_minor] = tests::newest_known_kernel;
+  auto [known_major, known_minor] = tests::newest_known_kernel;
+  if (const char* known = std::getenv("TEST_NEWEST_KNOWN_KERNEL")) {
+    std::sscanf(known, "%d.%d", &known_major, &known_minor);
+  }
   return major != known_major ? major > known_major : minor > known_minor;
 }
 
@@ -93,6 +98,7 @@ struct Listener : doctest::IReporter {
     if (!stats.testCaseSuccess && is_fact(*count.running) && kernel_is_newer_than_known()) {
       std::printf("changed: %s\n", title.c_str());
       ++count.skipped;
+      ++count.changed;
       append_to("TEST_RESULTS", "changed\t" + title + "\t");
     } else if (!stats.testCaseSuccess) {
       ++count.failed;
@@ -172,7 +178,7 @@ int main(int argc, char** argv) {
   context.applyCommandLine(argc, argv);
   int status = context.run();
   if (context.shouldExit()) return status;  // --list-test-cases and the like ran nothing
-  if (count.failed == 0) status = 0;        // what doctest calls failed may have been counted as "changed"
+  if (count.failed == 0 && count.changed > 0) status = 0;
   for (const std::string& failure : count.failures) std::printf("failed: %s\n", failure.c_str());
   std::printf("suite: %d passed, %d failed, %d skipped\n", count.passed, count.failed, count.skipped);
   return status;

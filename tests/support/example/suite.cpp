@@ -4,6 +4,7 @@
 
 #include <cstdlib>
 
+#include "tests/support/fact.hpp"
 #include "tests/support/skip.hpp"
 
 TEST_CASE("passes") { CHECK(1 + 1 == 2); }
@@ -31,5 +32,11 @@ TEST_CASE("needs io_uring") {
   SKIP_WITHOUT_IO_URING();
   CHECK(true);
 }
+
+FACT("a fact that holds") { CHECK(true); }
+
+FACT("a fact that differs") { tests::differs("it is the other way round"); }
+
+FACT("a fact that is none") { CHECK(false); }
 
 TEST_CASE("dies, with --no-skip" * doctest::skip()) { std::abort(); }
