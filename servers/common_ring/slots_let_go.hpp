@@ -3,7 +3,7 @@
 //      slot 0   RECV, for which nothing comes     peer 0
 //      slot 1   CLOSE: its CQE says 0             peer 1: does it see the end of the stream?
 //
-// Up to Linux 6.12, and on 6.18 no more, the ring's table counts references for all of its slots together. An
+// On Linux 6.1 and 6.12, and from 6.17 on no more, the ring's table counts references for all of its slots together. An
 // operation on any slot holds the table as it was when the operation began, and with it every file that is taken out
 // later. So while one client is silent, and a receive waits for it, no socket that was closed in another slot is
 // released: its peer gets no FIN, and its memory is not freed. The CQE of the CLOSE says 0, the slot is empty and can
