@@ -88,8 +88,15 @@ bool parse(int argc, char** argv, Options& options) {
         common::choice("--pretend-kernel", "no|5.15|5.19|6.0|6.1", options.pretend,
                        "refuse what is newer: forces our fallbacks, does not emulate old behaviour"));
   }
-  const common::Program about{.name = program,
-                              .summary = "Sends back what it receives, through one io_uring."};
+  const char* const pretence =
+      sqpoll
+          ? ""
+          : "The pretended 6.1 knows what the real one knows, and does not behave like it. There a closed\n"
+            "slot keeps its socket while other slots are in use, a receive that uses the last buffer ends\n"
+            "at once, workers read pipes and post completions themselves, and task work runs last in,\n"
+            "first out. `make test-kernels KERNELS=6.1` runs the real one.\n";
+  const common::Program about{
+      .name = program, .summary = "Sends back what it receives, through one io_uring.", .epilogue = pretence};
   return common::parse_options({argv + 1, argv + argc}, about, table);
 }
 
