@@ -614,7 +614,8 @@ void EchoServer<Sqpoll>::touch(Connection& connection) {
 
 // ---- What it says ------------------------------------------------------------------------------------------
 
-// Who the slots' peers are is asked first; then the table is printed, at once if there is nobody to ask.
+// The kernel is asked first for the addresses of the slots' peers; the table is printed when the last answer is there,
+// and at once if there is nothing to ask.
 template <bool Sqpoll>
 void EchoServer<Sqpoll>::print_tables() {
   if (peers_due_ > 0) return;  // one is coming

@@ -52,7 +52,7 @@ FACT("a kernel can be asked what it knows without a ring, and says of each quest
   CHECK((answer.feature_flags & IORING_FEAT_EXT_ARG) != 0);
   CHECK((answer.enter_flags & IORING_ENTER_GETEVENTS) != 0);
   CHECK((answer.sqe_flags & IOSQE_IO_LINK) != 0);
-  // Who has room for less gets less.
+  // A caller with less room gets less.
   abi::query_opcodes_answer little{};
   known.query_data = prep::address(&little);
   known.size = 8;
