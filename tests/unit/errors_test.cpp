@@ -246,6 +246,7 @@ TEST_CASE("real: more locked memory than RLIMIT_MEMLOCK allows is ENOMEM, with t
   SKIP_WITHOUT_IO_URING();
   const std::string heard =
       hears([] { return set_limit(RLIMIT_MEMLOCK, 65536) && become_nobody(); }, {.entries = 32768});
+  SKIP_UNLESS(heard != "0 ", "this kernel does not count rings as locked memory");
   CHECK(heard.starts_with(std::to_string(ENOMEM) + " cannot create a ring: "));
   CHECK(mentions(heard, "(ENOMEM)"));
   CHECK(mentions(heard, "RLIMIT_MEMLOCK (ulimit -l), here 64 KiB"));
