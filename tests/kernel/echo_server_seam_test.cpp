@@ -766,7 +766,10 @@ TEST_CASE("echo server: operations that the kernel has no memory for fail one by
   std::vector<tests::Client> clients;
   // In one turn so many come that eight of their receives find room; those who are too many are closed, and eight of
   // these closes find room.
+  // The server must pause in the turn that has received from the waker: an enter before that would let the waker be one
+  // of those for whom there is no room.
   const auto come_at_once = [&](std::size_t count) {
+    tests::kernel::wait_until_quiet(seam);
     seam.pauses = true;
     waker.send_all("x");
     REQUIRE(eventually([&] { return seam.is_paused.load(); }));

@@ -226,6 +226,15 @@ class Seam {
 /// Bits of a CQE's flags that mean nothing yet (7.3 has 0 to 6, and 15; the buffer's number begins at 16).
 inline constexpr std::uint32_t flags_of_the_future = 0x7f00;
 
+/// Returns when the server sleeps in its wait, having dealt with all that came: it has not entered the kernel for a while.
+inline void wait_until_quiet(const Seam& seam) {
+  eventually([&] {
+    const std::uint64_t before = seam.enters;
+    std::this_thread::sleep_for(4 * a_while);
+    return seam.enters == before;
+  });
+}
+
 /// What an SQE points to.
 template <class T = void>
 T* pointer(std::uint64_t address) {
